@@ -1,0 +1,102 @@
+"""Messages that `eni_manager` answers or publishes: the ENIs of this instance, and the wish for more or fewer addresses."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vpccni.shared.messages.base import Message
+
+
+class Eni(msgspec.Struct, frozen=True):
+    """One attached ENI as EC2 and metadata agree on it.
+
+    `addresses`: secondary IPv4 addresses (never the ENI's own primary address), `prefixes`: /28 in CIDR text.
+    `confirmed` false: known, but the last look at EC2 or metadata did not show it as ours: give nothing out from it.
+    `managed` false: not ours to use (tag no_manage and others, spec ipam.md 3). `attached_at`: CLOCK_BOOTTIME seconds.
+    """
+
+    eni_id: str
+    mac: str
+    card: int
+    device_number: int
+    primary_address: str
+    subnet_id: str
+    subnet_cidr: str
+    is_primary: bool
+    addresses: list[str]
+    prefixes: list[str] = []
+    is_trunk: bool = False
+    is_efa: bool = False
+    managed: bool = True
+    excluded: bool = False
+    confirmed: bool = True
+    attached_at: float = 0.0
+
+
+class CardLimit(msgspec.Struct, frozen=True):
+    """How many ENIs of ours this network card may have (instance limit, MAX_ENI and unmanaged ENIs already taken off)."""
+
+    card: int
+    max_enis: int
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """Why growing does not go on now, or all empty. `cause`: word of docs/errors.md; `until`: CLOCK_BOOTTIME seconds of the next try."""
+
+    cause: str = ""
+    detail: str = ""
+    until: float = 0.0
+
+
+class Inventory(Message, frozen=True, kw_only=True, tag="inventory.inventory"):
+    """The whole picture of this instance; published when anything in it changed, never before the first complete look.
+
+    `slots`: secondary addresses (or prefixes) an ENI can hold. `max_pods`: 0 when not known.
+    """
+
+    instance_id: str
+    instance_type: str
+    region: str
+    availability_zone: str
+    primary_address: str
+    primary_mac: str
+    vpc_cidrs: list[str]
+    cards: list[CardLimit]
+    slots: int
+    max_pods: int
+    enis: list[Eni]
+    growth: Growth = Growth()
+    pending_addresses: int = 0
+
+
+class CardTarget(msgspec.Struct, frozen=True):
+    """What the allocator wants of one card.
+
+    `total_addresses`: secondary addresses the card should have, not counting surrendered ones; the manager grows up to it and
+    never shrinks because of it. Only what is surrendered may be taken away: it is fenced in the ledger.
+    """
+
+    card: int
+    total_addresses: int
+    surrendered_addresses: list[tuple[str, str]] = []
+    surrendered_enis: list[str] = []
+
+
+class CapacityTarget(Message, frozen=True, kw_only=True, tag="inventory.capacity_target"):
+    """The allocator's present wish, complete: it replaces the one before. Answer: `CapacityAccepted` at once, never after EC2."""
+
+    cards: list[CardTarget]
+    reason: str
+
+
+class CapacityAccepted(Message, frozen=True, kw_only=True, tag="inventory.capacity_accepted"):
+    """Noted; what comes of it shows in `Inventory` (growth tells why nothing comes)."""
+
+
+class Report(Message, frozen=True, kw_only=True, tag="inventory.report"):
+    """Something an operator should see as a Kubernetes event on the node's aws-node pod or on `pod`. Answer: `Done`."""
+
+    reason: str
+    note: str
+    pod_namespace: str = ""
+    pod_name: str = ""

@@ -1,0 +1,59 @@
+"""Messages that `policy_agent` answers or publishes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vpccni.shared.messages.base import Message, PodRef, Sandbox
+
+
+class PolicyInterface(msgspec.Struct, frozen=True):
+    """The host end of a pod's veth pair and the pod's address behind it."""
+
+    host_veth: str
+    ifindex: int
+    address: str
+
+
+class Attach(Message, frozen=True, kw_only=True, tag="policy.attach"):
+    """Put the verdict of this pod in force on its host veths, before they have carrier. Answer: `Attached`.
+
+    Asking twice leaves a filter that is already right alone.
+    """
+
+    sandbox: Sandbox
+    pod: PodRef
+    interfaces: list[PolicyInterface]
+    mode: str
+
+
+class Attached(Message, frozen=True, kw_only=True, tag="policy.attached"):
+    """Filters are in place on every interface asked for."""
+
+    sandbox: Sandbox
+
+
+class Detach(Message, frozen=True, kw_only=True, tag="policy.detach"):
+    """The sandbox is gone: forget its interfaces (filters go with the links). Answer: `Done`; asking twice is a success."""
+
+    sandbox: Sandbox
+    ifindexes: list[int]
+
+
+class PolicyCounters(msgspec.Struct, frozen=True):
+    """Packets and bytes the programs judged for one interface since its attach."""
+
+    ifindex: int
+    host_veth: str
+    ingress_packets: int
+    ingress_bytes: int
+    egress_packets: int
+    egress_bytes: int
+
+
+class PolicyState(Message, frozen=True, kw_only=True, tag="policy.state"):
+    """What is loaded and attached; published after a change (at most once a second) and with the heartbeat."""
+
+    layout: str
+    program_ids: list[int]
+    attached: list[PolicyCounters]

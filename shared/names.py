@@ -1,0 +1,18 @@
+"""The words of the field as types, so that swapping two of them fails in mypy."""
+
+from __future__ import annotations
+
+from typing import Final, NewType
+
+EniId = NewType("EniId", str)
+SubnetId = NewType("SubnetId", str)
+Ifindex = NewType("Ifindex", int)
+
+ENI_MANAGER: Final = "eni_manager"
+IP_ALLOCATOR: Final = "ip_allocator"
+NETLINK_PROGRAMMER: Final = "netlink_programmer"
+POLICY_AGENT: Final = "policy_agent"
+METRICS_PUBLISHER: Final = "metrics_publisher"
+
+NODE_PROCESSES: Final = (ENI_MANAGER, IP_ALLOCATOR, NETLINK_PROGRAMMER, POLICY_AGENT, METRICS_PUBLISHER)
+"""The five processes of a node (design 3); start order does not matter."""
