@@ -80,6 +80,13 @@ def _parts(raw: bytes) -> tuple[int, bytes, str, float, str, dict[str, Any]]:
     except (msgpack.exceptions.UnpackException, ValueError, RecursionError) as error:
         raise BadMessage("malformed", f"not MessagePack within limits: {error}") from error
     match parts:
-        case [int() as protocol, bytes() as request_id, str() as key, int() | float() as deadline, str() as trace, dict() as body]:
+        case [
+            int() as protocol,
+            bytes() as request_id,
+            str() as key,
+            int() | float() as deadline,
+            str() as trace,
+            dict() as body,
+        ]:
             return protocol, request_id, key, float(deadline), trace, body
     raise BadMessage("malformed", "not an envelope of six parts")

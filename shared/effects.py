@@ -41,7 +41,9 @@ class _Unarmed:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
 
@@ -61,7 +63,9 @@ class _Watched:
             if _SWITCH.before and _SWITCH.left == 0:
                 _die()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.name == _SWITCH.armed and not _SWITCH.before and _SWITCH.left == 0:
             _die()
 

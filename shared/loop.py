@@ -99,7 +99,9 @@ class Timer:
 class Loop:
     """See the module. `on_error(where, error)` hears of every error that a callback or task lets out."""
 
-    def __init__(self, *, clock: BootClock = boottime, on_error: Callable[[str, BaseException], None] | None = None) -> None:
+    def __init__(
+        self, *, clock: BootClock = boottime, on_error: Callable[[str, BaseException], None] | None = None
+    ) -> None:
         self.clock = clock
         self.on_error = on_error or _raise
         self._poller = zmq.Poller()

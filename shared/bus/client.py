@@ -69,7 +69,13 @@ class Client:
         future: Future[Message] = Future()
         tag = tag_of(type(message))
         if len(self._pending) >= IN_FLIGHT_AT_MOST:
-            future.fail(PeerTimeout(f"{IN_FLIGHT_AT_MOST} requests wait for {self.peer}", on=tag, remedy=f"See `vpccni status` for {self.peer}"))
+            future.fail(
+                PeerTimeout(
+                    f"{IN_FLIGHT_AT_MOST} requests wait for {self.peer}",
+                    on=tag,
+                    remedy=f"See `vpccni status` for {self.peer}",
+                )
+            )
             return future
         number = f"{self._prefix}{next(self._numbers):x}"
         request_id = number.encode()
@@ -81,7 +87,9 @@ class Client:
             trace_id=trace_id,
         )
         deadline = self._loop.call_later(timeout_s, lambda: self._expire(request_id, timeout_s))
-        pending = _Pending(raw, tag, future, deadline, self._loop.call_later(RESEND_S, lambda: self._resend(request_id)))
+        pending = _Pending(
+            raw, tag, future, deadline, self._loop.call_later(RESEND_S, lambda: self._resend(request_id))
+        )
         self._pending[request_id] = pending
         self._send(pending)
         return future
@@ -134,7 +142,11 @@ class Client:
             if pending is not None:
                 pending.future.fail(self._refused(pending.tag, error.code, str(error)))
             return
-        if isinstance(envelope.body, ErrorReply) and envelope.body.code == "busy" and envelope.request_id in self._pending:
+        if (
+            isinstance(envelope.body, ErrorReply)
+            and envelope.body.code == "busy"
+            and envelope.request_id in self._pending
+        ):
             return  # asked again by the resend timer, until the deadline
         pending = self._forget(envelope.request_id)
         if pending is None:

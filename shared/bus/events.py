@@ -125,7 +125,10 @@ class Subscription:
             return
         self._asking = True
         wait = max(0.0, self._asked_at + SNAPSHOT_AT_MOST_EVERY_S - self._loop.clock())
-        self._loop.call_later(wait, lambda: self._loop.spawn(self._ask(), name=f"snapshot of {self.peer}"))
+        self._loop.call_later(wait, self._start_asking)
+
+    def _start_asking(self) -> None:
+        self._loop.spawn(self._ask(), name=f"snapshot of {self.peer}")
 
     async def _ask(self) -> None:
         self._asked_at = self._loop.clock()

@@ -141,7 +141,9 @@ class Server:
             return
         if len(verb.queue) >= verb.limit:
             self._count("vpccni_bus_busy", {"message": tag})
-            self._send(peer, envelope.request_id, ErrorReply(code="busy", what=f"{verb.limit} requests wait already", on=tag))
+            self._send(
+                peer, envelope.request_id, ErrorReply(code="busy", what=f"{verb.limit} requests wait already", on=tag)
+            )
             return
         call = Call(envelope.body, envelope.deadline, envelope.trace_id, envelope.key, [(peer, envelope.request_id)])
         if call.key:
