@@ -1,0 +1,217 @@
+"""Adapter of EC2: the only module that imports boto3. One method an action; replies become our values here.
+
+Calls block and carry a time limit (HTTP_TIMEOUT): run them in a thread. An error becomes `CloudRefused` with AWS's own code, or
+with an empty code when there was no answer: then nobody knows whether EC2 did it. boto3 repeats nothing by itself: pauses and
+limits are the service's (spec ipam.md W5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from vpccni.components.eni_manager.facts import CloudEni
+from vpccni.components.eni_manager.limits import InstanceLimits
+from vpccni.components.eni_manager.make_limits import limits_of
+from vpccni.shared.effects import effect
+from vpccni.shared.errors import CloudRefused
+from vpccni.shared.names import EniId, SubnetId
+
+if TYPE_CHECKING:
+    from types_boto3_ec2 import EC2Client
+
+CONNECTIONS: Final = 4
+CONNECT_TIMEOUT_S: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NewEni:
+    """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter."""
+
+    token: str
+    subnet_id: SubnetId
+    groups: tuple[str, ...]
+    description: str
+    tags: tuple[tuple[str, str], ...]
+    addresses: int
+
+
+class Ec2:
+    """See the module. `endpoint`: empty for AWS's own."""
+
+    def __init__(self, *, region: str, endpoint: str, version: str, timeout_s: float) -> None:
+        config = Config(
+            region_name=region,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=timeout_s,
+            max_pool_connections=CONNECTIONS,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            user_agent=f"amazon-vpc-cni-k8s/{version}",
+        )
+        with _refusals("CreateClient", region):
+            self._client: EC2Client = boto3.client("ec2", config=config, endpoint_url=endpoint or None)
+
+    def enis_of_instance(self, instance_id: str) -> list[CloudEni]:
+        """DescribeNetworkInterfaces: every ENI attached (or attaching, detaching) to the instance."""
+        with _refusals("DescribeNetworkInterfaces", instance_id):
+            reply = self._client.describe_network_interfaces(
+                Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}]
+            )
+        return [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+
+    def eni(self, eni_id: EniId) -> CloudEni | None:
+        """DescribeNetworkInterfaces of one ENI; None when EC2 does not know it."""
+        try:
+            with _refusals("DescribeNetworkInterfaces", eni_id):
+                reply = self._client.describe_network_interfaces(NetworkInterfaceIds=[eni_id])
+        except CloudRefused as error:
+            if error.error_code == "InvalidNetworkInterfaceID.NotFound":
+                return None
+            raise
+        found = [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+        return found[0] if found else None
+
+    def limits(self, instance_type: str) -> InstanceLimits:
+        """DescribeInstanceTypes: the limits of a type that the table lacks."""
+        with _refusals("DescribeInstanceTypes", instance_type):
+            reply = self._client.describe_instance_types(InstanceTypes=[instance_type])  # type: ignore[list-item]  # types newer than the stubs
+        if not reply["InstanceTypes"]:
+            raise CloudRefused(
+                "EC2 does not know the instance type",
+                api="DescribeInstanceTypes",
+                error_code="NotFound",
+                on=instance_type,
+            )
+        described: Mapping[str, Any] = reply["InstanceTypes"][0]  # type: ignore[assignment]  # read as the table's maker reads it
+        return limits_of(described)
+
+    def create(self, new: NewEni) -> CloudEni:
+        """CreateNetworkInterface with its client token: asking again gives the same ENI."""
+        with _refusals("CreateNetworkInterface", new.subnet_id):
+            reply = self._client.create_network_interface(
+                SubnetId=new.subnet_id,
+                Description=new.description,
+                Groups=list(new.groups),
+                ClientToken=new.token,
+                SecondaryPrivateIpAddressCount=new.addresses,
+                TagSpecifications=[
+                    {
+                        "ResourceType": "network-interface",
+                        "Tags": [{"Key": key, "Value": value} for key, value in new.tags],
+                    }
+                ],
+            )
+        return cloud_eni(reply["NetworkInterface"])
+
+    def attach(self, eni_id: EniId, instance_id: str, *, device: int, card: int) -> str:
+        """AttachNetworkInterface; return the attachment id."""
+        with _refusals("AttachNetworkInterface", f"{eni_id}, {instance_id}, card {card}, device {device}"):
+            if card:
+                reply = self._client.attach_network_interface(
+                    NetworkInterfaceId=eni_id, InstanceId=instance_id, DeviceIndex=device, NetworkCardIndex=card
+                )
+            else:
+                reply = self._client.attach_network_interface(
+                    NetworkInterfaceId=eni_id, InstanceId=instance_id, DeviceIndex=device
+                )
+        return reply["AttachmentId"]
+
+    def delete_on_termination(self, eni_id: EniId, attachment_id: str) -> None:
+        """ModifyNetworkInterfaceAttribute: the ENI goes with the instance."""
+        with _refusals("ModifyNetworkInterfaceAttribute", eni_id):
+            self._client.modify_network_interface_attribute(
+                NetworkInterfaceId=eni_id, Attachment={"AttachmentId": attachment_id, "DeleteOnTermination": True}
+            )
+
+    def assign(self, eni_id: EniId, count: int) -> list[str]:
+        """AssignPrivateIpAddresses; return the new addresses."""
+        with _refusals("AssignPrivateIpAddresses", eni_id):
+            reply = self._client.assign_private_ip_addresses(
+                NetworkInterfaceId=eni_id, SecondaryPrivateIpAddressCount=count
+            )
+        return [item["PrivateIpAddress"] for item in reply.get("AssignedPrivateIpAddresses", [])]
+
+    def unassign(self, eni_id: EniId, addresses: Sequence[str]) -> None:
+        """UnassignPrivateIpAddresses."""
+        with _refusals("UnassignPrivateIpAddresses", eni_id):
+            self._client.unassign_private_ip_addresses(NetworkInterfaceId=eni_id, PrivateIpAddresses=list(addresses))
+
+    def detach(self, eni_id: EniId, attachment_id: str) -> None:
+        """DetachNetworkInterface, never forced; an attachment that is gone is a success."""
+        with _already_gone("InvalidAttachmentID.NotFound"), _refusals("DetachNetworkInterface", eni_id):
+            self._client.detach_network_interface(AttachmentId=attachment_id)
+
+    def delete(self, eni_id: EniId) -> None:
+        """DeleteNetworkInterface; an ENI that is gone is a success."""
+        with _already_gone("InvalidNetworkInterfaceID.NotFound"), _refusals("DeleteNetworkInterface", eni_id):
+            self._client.delete_network_interface(NetworkInterfaceId=eni_id)
+
+
+@contextmanager
+def _refusals(api: str, on: str) -> Iterator[None]:
+    """Pass the kill points of the action and translate its errors."""
+    try:
+        with effect(f"ec2.{api}"):
+            yield
+    except ClientError as error:
+        code, text = error.response["Error"]["Code"], error.response["Error"]["Message"]
+        remedy = f"Allow ec2:{api} in the node's IAM policy" if code in DENIALS else ""
+        raise CloudRefused(
+            f"EC2 refuses {api}", api=api, error_code=code, on=on, why=f"{code}: {text}", remedy=remedy
+        ) from error
+    except BotoCoreError as error:
+        raise CloudRefused(
+            f"EC2 gives no answer to {api}",
+            api=api,
+            error_code="",
+            on=on,
+            why=str(error),
+            remedy="Tried again by itself",
+        ) from error
+
+
+DENIALS: Final = frozenset(
+    {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation"}
+)
+
+
+@contextmanager
+def _already_gone(code: str) -> Iterator[None]:
+    try:
+        yield
+    except CloudRefused as error:
+        if error.error_code != code:
+            raise
+
+
+def cloud_eni(described: Mapping[str, Any]) -> CloudEni:
+    """Return one ENI of a reply; create and describe have the same form but for the name of the tags."""
+    attachment: Mapping[str, Any] = described.get("Attachment") or {}
+    tags = described.get("TagSet") or described.get("Tags") or []
+    return CloudEni(
+        eni_id=EniId(described["NetworkInterfaceId"]),
+        mac=described.get("MacAddress", ""),
+        status=described.get("Status", ""),
+        interface_type=described.get("InterfaceType", "interface"),
+        subnet_id=SubnetId(described.get("SubnetId", "")),
+        primary_address=described.get("PrivateIpAddress", ""),
+        addresses=tuple(
+            item["PrivateIpAddress"] for item in described.get("PrivateIpAddresses", []) if not item.get("Primary")
+        ),
+        prefixes=tuple(item["Ipv4Prefix"] for item in described.get("Ipv4Prefixes") or []),
+        tags={tag["Key"]: tag["Value"] for tag in tags},
+        groups=tuple(sorted(group["GroupId"] for group in described.get("Groups") or [])),
+        description=described.get("Description", ""),
+        attachment_id=attachment.get("AttachmentId", ""),
+        instance_id=attachment.get("InstanceId", ""),
+        attachment_status=attachment.get("Status", ""),
+        card=attachment.get("NetworkCardIndex", 0),
+        device_number=attachment.get("DeviceIndex", 0),
+        delete_on_termination=attachment.get("DeleteOnTermination", False),
+    )

@@ -1,0 +1,71 @@
+"""What EC2 and instance metadata say, as plain values: the adapters make them, the core reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vpccni.shared.names import EniId, SubnetId
+
+DESCRIPTION_PREFIX = "aws-K8S-"  # spec ipam.md 13.2, and 13.8: only such ENIs are ever swept
+TAG_INSTANCE = "node.k8s.amazonaws.com/instance_id"  # spec ipam.md 13.7
+TAG_CREATED = "node.k8s.amazonaws.com/createdAt"
+TAG_NO_MANAGE = "node.k8s.amazonaws.com/no_manage"
+TAG_CLUSTER = "cluster.k8s.amazonaws.com/name"
+TAG_OWNER = "eks:eni:owner"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """This instance, read once from metadata at start (spec ipam.md 22)."""
+
+    instance_id: str
+    instance_type: str
+    region: str
+    availability_zone: str
+    primary_address: str
+    primary_mac: str
+    primary_eni: EniId
+    subnet_id: SubnetId
+    vpc_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataEni:
+    """One ENI as metadata shows it. `addresses`: the first is the primary one. `problem`: why it cannot be read, else empty."""
+
+    mac: str
+    eni_id: EniId
+    device_number: int = 0
+    card: int = 0
+    subnet_id: SubnetId = SubnetId("")
+    subnet_cidr: str = ""
+    addresses: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEni:
+    """One ENI as EC2 shows it. `status`: available, in-use, attaching, ...; `addresses` are secondary ones only."""
+
+    eni_id: EniId
+    mac: str
+    status: str
+    interface_type: str
+    subnet_id: SubnetId
+    primary_address: str
+    addresses: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    description: str = ""
+    attachment_id: str = ""
+    instance_id: str = ""
+    attachment_status: str = ""
+    card: int = 0
+    device_number: int = 0
+    delete_on_termination: bool = False
+
+    def is_attached_to(self, instance_id: str) -> bool:
+        """Tell whether the attachment to this instance is complete."""
+        return self.instance_id == instance_id and self.attachment_status == "attached"

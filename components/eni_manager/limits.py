@@ -1,0 +1,73 @@
+"""How many ENIs and addresses an instance type may have (spec ipam.md 25).
+
+The table is `limits.tsv`, made by `make_limits` from published data; a type it lacks is asked of EC2 (`DescribeInstanceTypes`).
+A row: type, IPv4 addresses an ENI, default card, cards as `index:enis,...`, hypervisor, bare metal (0 or 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLimits:
+    """Limits of one type. `cards`: (index, ENIs) pairs; `addresses_per_eni` includes the ENI's own primary address."""
+
+    addresses_per_eni: int
+    default_card: int
+    cards: tuple[tuple[int, int], ...]
+    hypervisor: str
+    bare_metal: bool
+
+    @property
+    def slots(self) -> int:
+        """Secondary addresses (or prefixes) that an ENI can hold."""
+        return self.addresses_per_eni - 1
+
+    @property
+    def enis(self) -> int:
+        """ENIs of the default card."""
+        return dict(self.cards)[self.default_card]
+
+    @property
+    def max_pods(self) -> int:
+        """The published number of pods: all secondary addresses, and two pods that share the node's address."""
+        return self.enis * self.slots + 2
+
+    def row(self, instance_type: str) -> str:
+        """Return the line of the table for this type."""
+        cards = ",".join(f"{index}:{enis}" for index, enis in self.cards)
+        return "\t".join(
+            (
+                instance_type,
+                str(self.addresses_per_eni),
+                str(self.default_card),
+                cards,
+                self.hypervisor,
+                str(int(self.bare_metal)),
+            )
+        )
+
+
+def find_limits(table: str, instance_type: str) -> InstanceLimits | None:
+    """Return the row of the type, or None. Reads the one line that matters: a thousand rows are not kept."""
+    start = table.find(f"\n{instance_type}\t")
+    return None if start < 0 else parse_row(table[start + 1 :].split("\n", 1)[0])
+
+
+def parse_row(row: str) -> InstanceLimits:
+    """Return the limits that a line of the table tells."""
+    _, addresses, default_card, cards, hypervisor, bare_metal = row.split("\t")
+    pairs = (pair.split(":") for pair in cards.split(","))
+    return InstanceLimits(
+        addresses_per_eni=int(addresses),
+        default_card=int(default_card),
+        cards=tuple((int(index), int(enis)) for index, enis in pairs),
+        hypervisor=hypervisor,
+        bare_metal=bare_metal == "1",
+    )
+
+
+def eni_limit(limits: InstanceLimits, max_eni: int | None) -> int:
+    """Return the ENIs a card may have: the type's limit, lowered by `MAX_ENI` when that is at least 1 (spec env.md 1)."""
+    return min(limits.enis, max_eni) if max_eni is not None and max_eni >= 1 else limits.enis

@@ -1,0 +1,49 @@
+"""Make `limits.tsv` from the answer of DescribeInstanceTypes that moto ships: `python -m vpccni.components.eni_manager.make_limits`.
+
+The data is AWS's own, collected from the public API by the moto project; nothing in the table is typed by hand. Run it after an
+update of moto (a development dependency) and commit the result.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vpccni.components.eni_manager.limits import InstanceLimits
+
+HEAD = "# type\taddresses_per_eni\tdefault_card\tcards\thypervisor\tbare_metal; made by make_limits, do not edit\n"
+
+
+def limits_of(described: Mapping[str, Any]) -> InstanceLimits:
+    """Return the limits in one element of DescribeInstanceTypes."""
+    network = described["NetworkInfo"]
+    cards = network.get("NetworkCards") or [
+        {"NetworkCardIndex": 0, "MaximumNetworkInterfaces": network["MaximumNetworkInterfaces"]}
+    ]
+    return InstanceLimits(
+        addresses_per_eni=network["Ipv4AddressesPerInterface"],
+        default_card=network.get("DefaultNetworkCardIndex", 0),
+        cards=tuple((card["NetworkCardIndex"], card["MaximumNetworkInterfaces"]) for card in cards),
+        hypervisor=described.get("Hypervisor") or "unknown",
+        bare_metal=described["BareMetal"],
+    )
+
+
+def main() -> int:
+    """Write the table beside this module."""
+    packed = files("moto.ec2").joinpath("resources/instance_types.json.gz").read_bytes()
+    types: dict[str, dict[str, Any]] = json.loads(gzip.decompress(packed))
+    rows = [limits_of(described).row(name) for name, described in sorted(types.items()) if "NetworkInfo" in described]
+    target = Path(__file__).with_name("limits.tsv")
+    target.write_text(HEAD + "\n".join(rows) + "\n")
+    sys.stdout.write(f"{target.name}: {len(rows)} types\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
