@@ -1,0 +1,42 @@
+"""Run the policy agent: `python -m vpccni.components.policy_agent --run-dir FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from vpccni.components.policy_agent.datapath import Datapath
+from vpccni.components.policy_agent.filters import Filters
+from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
+from vpccni.components.policy_agent.service import Service
+from vpccni.shared import names
+from vpccni.shared.process import Process
+
+BPFFS: Final = "/sys/fs/bpf"
+
+
+def main(argv: list[str]) -> int:
+    """Start, serve until SIGTERM, and leave programs, maps and filters as they are."""
+    process = Process.start(names.POLICY_AGENT, argv)
+    raw = process.settings.raw
+    prebuilt = raw.get("VPCCNI_BPF_OBJECT", "")
+    source = ObjectSource(cache=process.settings.run_dir / "bpf", prebuilt=Path(prebuilt) if prebuilt else None)
+    bpffs = Path(raw.get("VPCCNI_BPFFS", "") or BPFFS)
+    service = Service(
+        process,
+        mode=process.settings.network_policy_mode,
+        prepare=lambda: compile_ahead(source),
+        load=lambda: Datapath(bpffs, compiled_programs(source), Filters()),
+    )
+    service.start()
+    return process.run()
+
+
+def compile_ahead(source: ObjectSource) -> None:
+    """Have the compiled file in the cache, so that loading only reads it: a child of half a second must not stop the loop."""
+    compiled_programs(source)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

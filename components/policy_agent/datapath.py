@@ -1,0 +1,228 @@
+"""The maps and programs of the node with their pins: made once, taken over by every later start.
+
+    <bpffs>/vpccni/<layout>/pods, counters                     the maps; they outlive programs and releases of one layout
+    <bpffs>/vpccni/<layout>/<source hash>/handle_ingress, ...  the programs that use them
+
+A start takes what is there and fits and makes what is missing, so it does not matter where the one before died. Programs of
+another source are loaded beside; filters are switched by `Filters.put`, and only then are the old pins removed. Pods of another
+layout are carried over by their keys, which are interface indexes in every layout.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from vpccni.components.policy_agent import libbpf
+from vpccni.components.policy_agent.filters import Filters
+from vpccni.components.policy_agent.layout import (
+    COUNTERS,
+    DIRECTION_EGRESS,
+    DIRECTION_INGRESS,
+    LAYOUT,
+    MAPS,
+    PODS,
+    Count,
+    MapDefinition,
+    PodEntry,
+    counter_key,
+    ifindex_of,
+    pod_key,
+    summed,
+)
+from vpccni.components.policy_agent.libbpf import LoadedMap, LoadedProgram
+from vpccni.components.policy_agent.objectfile import ObjectFile, patched
+from vpccni.components.policy_agent.repair import RepairPlan, SeenLink, plan_repair
+from vpccni.shared.effects import effect
+from vpccni.shared.errors import KernelRefused
+
+FOLDER: Final = "vpccni"
+DIRECTIONS: Final = (DIRECTION_INGRESS, DIRECTION_EGRESS)
+
+
+class Datapath:
+    """What is loaded. `taken_over`: the programs were there already, from a start before."""
+
+    def __init__(self, bpffs: Path, content: ObjectFile, filters: Filters) -> None:
+        if not libbpf.is_bpffs(str(bpffs)):
+            raise KernelRefused(
+                "policy programs cannot be pinned",
+                on=str(bpffs),
+                why="it is not a bpf filesystem",
+                remedy=f"Mount it on the node: mount -t bpf bpf {bpffs}",
+            )
+        self._root = bpffs / FOLDER
+        self._folder = self._root / LAYOUT
+        self._filters = filters
+        self._source = content.hash
+        (self._folder / content.hash).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._maps = {definition.name: self._map(definition) for definition in MAPS}
+        self.taken_over = True
+        self.programs: dict[str, LoadedProgram] = {
+            program.name: self._program(
+                program.name, patched(program, {name: one.descriptor for name, one in self._maps.items()})
+            )
+            for program in content.programs
+        }
+
+    @property
+    def program_ids(self) -> dict[str, int]:
+        return {name: program.id for name, program in self.programs.items()}
+
+    # -- pods
+
+    def attach(self, ifindex: int, entry: PodEntry) -> bool:
+        """Put an interface's verdict and filters in force; return whether a filter had to be put.
+
+        Entry before filter: the first packet that meets the program meets its verdict. Again is harmless.
+        """
+        for direction in DIRECTIONS:
+            self._start_counter(ifindex, direction, afresh=not self._is_same(ifindex, entry))
+        libbpf.update(self._maps[PODS.name], pod_key(ifindex), entry.packed())
+        if self._filters.seen(ifindex) == self.program_ids:
+            return False
+        self._filters.put(ifindex, self.programs)
+        return True
+
+    def detach(self, ifindex: int) -> bool:
+        """Forget an interface; return whether it was known. Its filters go with the link."""
+        known = libbpf.delete(self._maps[PODS.name], pod_key(ifindex))
+        for direction in DIRECTIONS:
+            libbpf.delete(self._maps[COUNTERS.name], counter_key(ifindex, direction))
+        return known
+
+    def entry(self, ifindex: int) -> PodEntry | None:
+        """Return what is in force for an interface."""
+        value = libbpf.lookup(self._maps[PODS.name], pod_key(ifindex), PODS.value_bytes)
+        return None if value is None else PodEntry.unpacked(value)
+
+    def entries(self) -> dict[int, PodEntry]:
+        """Return all interfaces with what is in force for them."""
+        indexes = [ifindex_of(key) for key in libbpf.keys(self._maps[PODS.name])]
+        return {ifindex: entry for ifindex in indexes if (entry := self.entry(ifindex)) is not None}
+
+    def counts(self, ifindex: int) -> tuple[Count, Count]:
+        """Return what the programs counted towards the pod and from it."""
+        towards, outward = (self._count(ifindex, direction) for direction in DIRECTIONS)
+        return towards, outward
+
+    # -- what a restart finds
+
+    def repair(self) -> RepairPlan:
+        """Make every entry and its link's filters agree again; return what was done. Costs three system calls an entry."""
+        entries = self.entries()
+        plan = plan_repair(entries, self._links(entries), self.program_ids)
+        for ifindex in plan.refilter:
+            self._filters.put(ifindex, self.programs)
+        for ifindex in plan.forget:
+            self.detach(ifindex)
+        return plan
+
+    def carry_over(self, flags: int) -> int:
+        """Bring the pods of other layouts and the filters of other sources here, then drop their pins; return the pods carried.
+
+        Only after this may an old pin go: until a filter is switched it runs the old program.
+        """
+        carried = 0
+        for other in (folder for folder in self._root.iterdir() if folder != self._folder):
+            carried += self._carry_pods(other, flags)
+            _remove_pins(other)
+        for other in (folder for folder in self._folder.iterdir() if folder.is_dir() and folder.name != self._source):
+            _remove_pins(other)
+        return carried
+
+    def _carry_pods(self, folder: Path, flags: int) -> int:
+        descriptor = libbpf.pinned(str(folder / PODS.name))
+        if descriptor is None:
+            return 0
+        try:
+            other = libbpf.map_info(descriptor)
+            indexes = (
+                [ifindex_of(key) for key in libbpf.keys(other)] if other.definition.key_bytes == PODS.key_bytes else []
+            )
+        finally:
+            os.close(descriptor)
+        alive = [(ifindex, name) for ifindex in indexes if (name := link_name(ifindex)) and self.entry(ifindex) is None]
+        for ifindex, name in alive:
+            self.attach(ifindex, PodEntry.of(flags=flags, link=name))
+        return len(alive)
+
+    def _links(self, entries: Mapping[int, PodEntry]) -> dict[int, SeenLink]:
+        names = {ifindex: link_name(ifindex) for ifindex in entries}
+        return {ifindex: SeenLink(name, self._filters.seen(ifindex)) for ifindex, name in names.items() if name}
+
+    # -- maps and programs
+
+    def _map(self, definition: MapDefinition) -> LoadedMap:
+        path = str(self._folder / definition.name)
+        descriptor = libbpf.pinned(path)
+        if descriptor is None:
+            created = libbpf.create_map(definition)
+            libbpf.pin(created.descriptor, path)
+            return created
+        found = libbpf.map_info(descriptor)
+        if found.definition != definition:
+            raise KernelRefused(
+                "a pinned map is not the one this layout names",
+                on=path,
+                why=f"it is {found.definition}, expected {definition}",
+                remedy=f"Something else wrote there. Remove {self._folder} and restart the agent",
+            )
+        return found
+
+    def _program(self, name: str, code: bytes) -> LoadedProgram:
+        path = self._folder / self._source / name
+        descriptor = libbpf.pinned(str(path))
+        if descriptor is not None:
+            found = libbpf.program_info(descriptor)
+            if found.kind == libbpf.SCHED_CLS and found.map_ids == {one.id for one in self._maps.values()}:
+                return found
+            os.close(descriptor)
+            _unpin(path)  # its maps are gone from the pins: it counts and judges where nobody looks
+        self.taken_over = False
+        loaded = libbpf.load_program(name, code)
+        libbpf.pin(loaded.descriptor, str(path))
+        return loaded
+
+    def _is_same(self, ifindex: int, entry: PodEntry) -> bool:
+        known = self.entry(ifindex)
+        return known is not None and (known.link, known.sandbox) == (entry.link, entry.sandbox)
+
+    def _start_counter(self, ifindex: int, direction: int, *, afresh: bool) -> None:
+        key = counter_key(ifindex, direction)
+        if afresh or libbpf.lookup(self._maps[COUNTERS.name], key, self._counter_bytes) is None:
+            libbpf.update(self._maps[COUNTERS.name], key, bytes(self._counter_bytes))
+
+    def _count(self, ifindex: int, direction: int) -> Count:
+        value = libbpf.lookup(self._maps[COUNTERS.name], counter_key(ifindex, direction), self._counter_bytes)
+        return Count(0, 0) if value is None else summed(value)
+
+    @property
+    def _counter_bytes(self) -> int:
+        return COUNTERS.value_bytes * libbpf.possible_cpus()
+
+
+def link_name(ifindex: int) -> str:
+    """Return the name of a link in this network namespace, empty when there is none with this index."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return ""
+
+
+def _unpin(path: Path) -> None:
+    with effect("bpf.unpin"):
+        path.unlink(missing_ok=True)
+
+
+def _remove_pins(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.is_dir():
+            _unpin(path)
+    for path in (*sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True), folder):
+        with suppress(OSError):  # not empty: somebody else's; it is looked at again at the next start
+            path.rmdir()

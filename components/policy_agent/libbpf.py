@@ -1,0 +1,241 @@
+"""The kernel's bpf call through libbpf by ctypes: maps, programs, pins, and what the kernel says about them.
+
+Only what the agent needs; no object files, no LLVM: a process that has this loaded stays at some 6 MB. libbpf 1.x gives
+errors as negative return values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from vpccni.components.policy_agent.layout import MapDefinition
+from vpccni.shared.effects import effect
+from vpccni.shared.errors import KernelRefused
+
+LIBRARY: Final = "libbpf.so.1"
+SCHED_CLS: Final = 3
+LICENSE: Final = b"GPL"
+LOG_BYTES: Final = 1 << 18
+LOG_SHOWN: Final = 600
+BPFFS_MAGIC: Final = 0xCAFE4A11
+_UPDATE_ANY: Final = 0
+_STATFS_BYTES: Final = 256
+
+
+class _LoadOptions(ctypes.Structure):
+    """struct bpf_prog_load_opts of libbpf 1.x up to the log."""
+
+    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+        ("size", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("numbers", ctypes.c_uint32 * 7),
+        ("fd_array", ctypes.c_void_p),
+        ("function_info", ctypes.c_void_p),
+        ("function_info_sizes", ctypes.c_uint32 * 2),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_sizes", ctypes.c_uint32 * 2),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log", ctypes.c_char_p),
+    ]
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The head of struct bpf_prog_info (linux/bpf.h)."""
+
+    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_length", ctypes.c_uint32),
+        ("translated_length", ctypes.c_uint32),
+        ("jited", ctypes.c_uint64),
+        ("translated", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("uid", ctypes.c_uint32),
+        ("map_count", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+    ]
+
+
+class _MapInfo(ctypes.Structure):
+    """The head of struct bpf_map_info (linux/bpf.h)."""
+
+    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_bytes", ctypes.c_uint32),
+        ("value_bytes", ctypes.c_uint32),
+        ("entries_at_most", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """A program in the kernel."""
+
+    descriptor: int
+    id: int
+    kind: int
+    map_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedMap:
+    """A map in the kernel; `definition` as the kernel tells it."""
+
+    descriptor: int
+    id: int
+    definition: MapDefinition
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(LIBRARY)
+
+
+@cache
+def possible_cpus() -> int:
+    """Return how many values a per-CPU lookup gives."""
+    return _checked(_library().libbpf_num_possible_cpus(), "count the CPUs", LIBRARY)
+
+
+def is_bpffs(folder: str) -> bool:
+    """Return whether `folder` lies on a bpf filesystem: only there can a map or program be pinned."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    result = ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer)
+    kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little")
+    return result == 0 and kind == BPFFS_MAGIC
+
+
+def create_map(definition: MapDefinition) -> LoadedMap:
+    """Create an empty map."""
+    with effect("bpf.create_map"):
+        descriptor = _library().bpf_map_create(
+            definition.kind,
+            definition.name.encode(),
+            definition.key_bytes,
+            definition.value_bytes,
+            definition.entries_at_most,
+            None,
+        )
+    return map_info(_checked(descriptor, "create the map", definition.name))
+
+
+def load_program(name: str, code: bytes) -> LoadedProgram:
+    """Load a classifier; raise `KernelRefused` with the end of the verifier's log when the kernel does not take it."""
+    with effect("bpf.load"):
+        descriptor = _load(name, code, None)
+    if descriptor == -errno.EPERM:
+        raise _refused(descriptor, "load the program", name)
+    if descriptor < 0:
+        log = ctypes.create_string_buffer(LOG_BYTES)
+        options = _LoadOptions(size=ctypes.sizeof(_LoadOptions), log_level=1, log_size=LOG_BYTES)
+        options.log = ctypes.cast(log, ctypes.c_char_p)
+        _load(name, code, ctypes.byref(options))
+        raise _refused(descriptor, "load the program", name, log.value.decode(errors="replace").strip()[-LOG_SHOWN:])
+    return program_info(descriptor)
+
+
+def _load(name: str, code: bytes, options: Any) -> int:
+    result = _library().bpf_prog_load(SCHED_CLS, name.encode(), LICENSE, code, ctypes.c_size_t(len(code) // 8), options)
+    assert isinstance(result, int)
+    return result
+
+
+def pin(descriptor: int, path: str) -> None:
+    """Give a map or program a name that outlives this process."""
+    with effect("bpf.pin"):
+        _checked(_library().bpf_obj_pin(descriptor, os.fsencode(path)), "pin", path)
+
+
+def pinned(path: str) -> int | None:
+    """Return a new descriptor of what is pinned there, None when nothing is."""
+    descriptor = _library().bpf_obj_get(os.fsencode(path))
+    return None if descriptor == -errno.ENOENT else _checked(descriptor, "open the pin", path)
+
+
+def program_info(descriptor: int) -> LoadedProgram:
+    """Return what the kernel says about a program; the descriptor must be of one."""
+    ids = (ctypes.c_uint32 * 64)()
+    info = _ProgramInfo(map_count=len(ids), map_ids=ctypes.addressof(ids))
+    _info(descriptor, info)
+    return LoadedProgram(descriptor, info.id, info.type, frozenset(ids[: info.map_count]))
+
+
+def map_info(descriptor: int) -> LoadedMap:
+    """Return what the kernel says about a map; the descriptor must be of one."""
+    info = _MapInfo()
+    _info(descriptor, info)
+    definition = MapDefinition(info.name.decode(), info.type, info.key_bytes, info.value_bytes, info.entries_at_most)
+    return LoadedMap(descriptor, info.id, definition)
+
+
+def _info(descriptor: int, info: ctypes.Structure) -> None:
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    result = _library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size))
+    _checked(result, "ask the kernel about a map or program", f"descriptor {descriptor}")
+
+
+def update(of: LoadedMap, key: bytes, value: bytes) -> None:
+    """Write one element; a value replaces the one before at once, for packets on all CPUs."""
+    with effect("bpf.update"):
+        result = _library().bpf_map_update_elem(of.descriptor, key, value, ctypes.c_uint64(_UPDATE_ANY))
+    _checked(result, "write the map", f"{of.definition.name}, key {key.hex()}")
+
+
+def lookup(of: LoadedMap, key: bytes, value_bytes: int) -> bytes | None:
+    """Return the value, None when there is none. `value_bytes`: all CPUs' values together for a per-CPU map."""
+    buffer = ctypes.create_string_buffer(value_bytes)
+    result = _library().bpf_map_lookup_elem(of.descriptor, key, buffer)
+    if result == -errno.ENOENT:
+        return None
+    _checked(result, "read the map", f"{of.definition.name}, key {key.hex()}")
+    return buffer.raw
+
+
+def delete(of: LoadedMap, key: bytes) -> bool:
+    """Take one element out; return whether it was there."""
+    with effect("bpf.delete"):
+        result = _library().bpf_map_delete_elem(of.descriptor, key)
+    if result == -errno.ENOENT:
+        return False
+    _checked(result, "delete from the map", f"{of.definition.name}, key {key.hex()}")
+    return True
+
+
+def keys(of: LoadedMap) -> list[bytes]:
+    """Return all keys. Only this process deletes, so the walk is not sent back to the start meanwhile."""
+    found: list[bytes] = []
+    previous: bytes | None = None
+    buffer = ctypes.create_string_buffer(of.definition.key_bytes)
+    while len(found) <= of.definition.entries_at_most:
+        result = _library().bpf_map_get_next_key(of.descriptor, previous, buffer)
+        if result == -errno.ENOENT:
+            break
+        _checked(result, "walk the map", of.definition.name)
+        previous = buffer.raw
+        found.append(previous)
+    return found
+
+
+def _checked(result: int, what: str, on: str) -> int:
+    if result < 0:
+        raise _refused(result, what, on)
+    return result
+
+
+def _refused(result: int, what: str, on: str, log: str = "") -> KernelRefused:
+    remedy = ""
+    if result in (-errno.EPERM, -errno.EACCES) and not log:
+        remedy = "The agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN"
+    why = os.strerror(-result) + (f"; the verifier says: {log}" if log else "")
+    return KernelRefused(f"the kernel did not {what}", on=on, why=why, remedy=remedy)
