@@ -37,7 +37,7 @@ class MetadataEni:
     eni_id: EniId
     device_number: int = 0
     card: int = 0
-    subnet_id: SubnetId = SubnetId("")
+    subnet_id: SubnetId | None = None
     subnet_cidr: str = ""
     addresses: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()

@@ -1,0 +1,104 @@
+"""Why growing does not go on, and when it is tried again: EC2's refusals sorted by what helps against them.
+
+SUBNET_FULL   no free address (or no free block) in the subnet: 120 s, spec ipam.md 2
+THROTTLED     exponential with jitter, so that a cluster's nodes do not come back together (spec ipam.md W5)
+DENIED        the IAM policy lacks the action: under 10 s, so that a repaired policy takes effect soon (spec ipam.md W28)
+EC2_DOWN      no answer, or an internal error
+ENI_LIMIT     EC2 counts more ENIs on this instance than we do
+EC2_REFUSED   any other refusal
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from vpccni.shared.messages.inventory import Growth
+
+SUBNET_FULL: Final = "SUBNET_FULL"
+THROTTLED: Final = "THROTTLED"
+DENIED: Final = "DENIED"
+EC2_DOWN: Final = "EC2_DOWN"
+ENI_LIMIT: Final = "ENI_LIMIT"
+EC2_REFUSED: Final = "EC2_REFUSED"
+
+CAUSES: Final = {
+    "InsufficientFreeAddressesInSubnet": SUBNET_FULL,
+    "InsufficientCidrBlocks": SUBNET_FULL,
+    "RequestLimitExceeded": THROTTLED,
+    "Throttling": THROTTLED,
+    "ThrottlingException": THROTTLED,
+    "EC2ThrottledException": THROTTLED,
+    "Client.RequestLimitExceeded": THROTTLED,
+    "UnauthorizedOperation": DENIED,
+    "Client.UnauthorizedOperation": DENIED,
+    "AccessDenied": DENIED,
+    "AccessDeniedException": DENIED,
+    "AuthFailure": DENIED,
+    "": EC2_DOWN,
+    "InternalError": EC2_DOWN,
+    "InternalFailure": EC2_DOWN,
+    "ServiceUnavailable": EC2_DOWN,
+    "Unavailable": EC2_DOWN,
+    "AttachmentLimitExceeded": ENI_LIMIT,
+    "NetworkInterfaceLimitExceeded": ENI_LIMIT,
+}
+NO_ANSWER: Final = frozenset({"", "InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"})
+"""After these nobody knows whether EC2 carried the call out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """First pause, longest pause, and the share of a pause that is random (all seconds)."""
+
+    first_s: float
+    longest_s: float
+    jitter: float = 0.3
+
+    def pause_s(self, tries: int, random: float) -> float:
+        """Return the pause after the `tries`-th failure in a row (1: the first); `random` is in [0, 1)."""
+        full = min(self.first_s * 2 ** min(tries - 1, 16), self.longest_s)
+        return full * (1 - self.jitter * random)
+
+
+BACKOFFS: Final = {
+    SUBNET_FULL: Backoff(120.0, 120.0, jitter=0.0),
+    THROTTLED: Backoff(1.0, 30.0),
+    DENIED: Backoff(4.0, 9.0),
+    EC2_DOWN: Backoff(1.0, 9.0),
+    ENI_LIMIT: Backoff(30.0, 60.0),
+    EC2_REFUSED: Backoff(2.0, 30.0),
+}
+LOOK: Final = Backoff(1.0, 30.0)
+"""Pauses between attempts at the first complete look, and between repetitions of a detach or delete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """The present obstacle, or none (`cause` empty). `until`: CLOCK_BOOTTIME seconds of the next try."""
+
+    cause: str = ""
+    detail: str = ""
+    until: float = 0.0
+    tries: int = 0
+
+    def blocks(self, now: float) -> bool:
+        """Tell whether growing waits."""
+        return bool(self.cause) and now < self.until
+
+    def growth(self) -> Growth:
+        """Return it as the part of the inventory that others read."""
+        return Growth(self.cause, self.detail, self.until)
+
+
+def cause_of(error_code: str) -> str:
+    """Return the cause word of an EC2 error code (empty code: no answer)."""
+    return CAUSES.get(error_code, EC2_REFUSED)
+
+
+def after_failure(before: Hindrance, cause: str, detail: str, *, now: float, random: float) -> Hindrance:
+    """Return the obstacle after one more failure. Failures of calls that ran at the same time count once."""
+    if before.cause == cause and before.blocks(now):
+        return replace(before, detail=detail)
+    tries = before.tries + 1 if before.cause == cause else 1
+    return Hindrance(cause, detail, now + BACKOFFS[cause].pause_s(tries, random), tries)
