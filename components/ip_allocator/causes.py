@@ -1,0 +1,50 @@
+"""Why an ADD gets no address: one word an operator can look up in docs/errors.md, with the numbers, and when to ask again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vpccni.components.ip_allocator.pool import Census
+from vpccni.shared.messages.inventory import Inventory
+
+STARTING: Final = "STARTING"
+MAX_PODS: Final = "MAX_PODS"
+ENI_LIMIT: Final = "ENI_LIMIT"
+COOLDOWN: Final = "COOLDOWN"
+GROWING: Final = "GROWING"
+
+RETRY_SOON_MS: Final = 100
+RETRY_LATER_MS: Final = 500
+WORTH_WAITING_S: Final = 15.0
+"""A cause that lasts longer than this is not waited for within one ADD (its deadline is 20 s, design 5)."""
+
+
+def explain(
+    inventory: Inventory | None, census: Census | None, *, can_grow: bool, cools_in_s: float | None, now: float
+) -> tuple[str, str, int]:
+    """Return cause, detail and retry_after_ms (0: not expected within this ADD)."""
+    if inventory is None or census is None:
+        return STARTING, "the ENIs of this node are not known yet", RETRY_SOON_MS
+    numbers = (
+        f"{census.total} addresses: {census.assigned} assigned, {census.cooling} cooling, {census.fenced} being given back, "
+        f"{census.unconfirmed} not usable yet; {len(inventory.enis)} ENIs of {inventory.instance_type}, "
+        f"at most {sum(card.max_enis for card in inventory.cards)} with {inventory.slots} each; max pods {inventory.max_pods}"
+    )
+    if inventory.max_pods and census.assigned >= inventory.max_pods:
+        return MAX_PODS, numbers, 0
+    if census.unconfirmed and not inventory.growth.cause:
+        return GROWING, numbers, RETRY_SOON_MS
+    if inventory.growth.cause:
+        lasts = inventory.growth.until - now
+        soon = cools_in_s is not None and cools_in_s < WORTH_WAITING_S
+        retry = RETRY_LATER_MS if lasts < WORTH_WAITING_S or soon else 0
+        return inventory.growth.cause, f"{inventory.growth.detail}; {numbers}", retry
+    if can_grow:
+        return GROWING, numbers, RETRY_SOON_MS
+    if cools_in_s is not None:
+        return (
+            COOLDOWN,
+            f"the next address is free in {cools_in_s:.0f} s; {numbers}",
+            RETRY_LATER_MS if cools_in_s < WORTH_WAITING_S else 0,
+        )
+    return ENI_LIMIT, numbers, 0
