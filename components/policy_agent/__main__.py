@@ -19,9 +19,9 @@ BPFFS: Final = "/sys/fs/bpf"
 def main(argv: list[str]) -> int:
     """Start, serve until SIGTERM, and leave programs, maps and filters as they are."""
     process = Process.start(names.POLICY_AGENT, argv)
-    raw = process.settings.raw
+    raw = process.raw
     prebuilt = raw.get("VPCCNI_BPF_OBJECT", "")
-    source = ObjectSource(cache=process.settings.run_dir / "bpf", prebuilt=Path(prebuilt) if prebuilt else None)
+    source = ObjectSource(cache=process.run_dir / "bpf", prebuilt=Path(prebuilt) if prebuilt else None)
     bpffs = Path(raw.get("VPCCNI_BPFFS", "") or BPFFS)
     service = Service(
         process,

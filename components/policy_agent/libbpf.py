@@ -30,7 +30,7 @@ _STATFS_BYTES: Final = 256
 class _LoadOptions(ctypes.Structure):
     """struct bpf_prog_load_opts of libbpf 1.x up to the log."""
 
-    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+    _fields_ = [
         ("size", ctypes.c_size_t),
         ("attempts", ctypes.c_int),
         ("numbers", ctypes.c_uint32 * 7),
@@ -48,7 +48,7 @@ class _LoadOptions(ctypes.Structure):
 class _ProgramInfo(ctypes.Structure):
     """The head of struct bpf_prog_info (linux/bpf.h)."""
 
-    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+    _fields_ = [
         ("type", ctypes.c_uint32),
         ("id", ctypes.c_uint32),
         ("tag", ctypes.c_uint8 * 8),
@@ -67,7 +67,7 @@ class _ProgramInfo(ctypes.Structure):
 class _MapInfo(ctypes.Structure):
     """The head of struct bpf_map_info (linux/bpf.h)."""
 
-    _fields_ = [  # noqa: RUF012  ctypes wants a plain class attribute
+    _fields_ = [
         ("type", ctypes.c_uint32),
         ("id", ctypes.c_uint32),
         ("key_bytes", ctypes.c_uint32),

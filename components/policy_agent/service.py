@@ -58,7 +58,9 @@ class Service:
         self._process.handle(Detach, self._on_detach)
         self._process.handle(Attach, self._on_attach)
         if self._mode.lower() in OFF:
-            self._process.log.info("policy is off", mode=self._mode)
+            self._process.detail = lambda: {"policy": "off"}
+            self._process.log.info("policy is off", value=self._mode)
+            self._process.serving()
             return
         self._process.degraded("datapath", "the policy programs are being loaded")
         self._process.gauge("vpccni_policy_attached_interfaces", lambda: float(len(self._names)))
@@ -77,7 +79,7 @@ class Service:
             except VpccniError as error:
                 self._process.count("vpccni_policy_load_failures", 1)
                 self._process.degraded("datapath", error.line())
-                self._process.log.error("policy programs not loaded", error=error.line(), retry_s=wait)
+                self._process.log.error("policy programs not loaded", error=error.line(), seconds=wait)
                 await self._process.loop.sleep(wait)
                 wait = min(wait * 2, RETRY_AT_MOST_S)
         self._loaded.set(None)
@@ -90,12 +92,9 @@ class Service:
         self._names = {ifindex: link_name(ifindex) for ifindex in datapath.entries()}
         self._count_repairs(len(plan.refilter) + carried, len(plan.forget))
         self._process.healthy("datapath")
-        self._process.log.info(
-            "policy programs in force",
-            taken_over=datapath.taken_over,
-            interfaces=len(self._names),
-            repaired=len(plan.refilter),
-        )
+        kind = "taken over" if datapath.taken_over else "loaded"
+        self._process.log.info("policy programs in force", kind=kind, count=len(self._names), detail=str(plan))
+        self._process.serving()
         self._publish_soon()
 
     def _sweep(self) -> None:
@@ -131,7 +130,7 @@ class Service:
             self._attach(self._datapath, ask.sandbox, interface, flags)
         self._held[ask.sandbox] = {interface.ifindex for interface in ask.interfaces}
         self._process.log.info(
-            "policy attached", sandbox=str(ask.sandbox), pod=str(ask.pod), mode=ask.mode, trace_id=call.trace_id
+            "policy attached", sandbox=str(ask.sandbox), pod=str(ask.pod), value=ask.mode, trace=call.trace_id
         )
         self._publish_soon()
         return Attached(sandbox=ask.sandbox)
@@ -155,7 +154,7 @@ class Service:
             for ifindex in held.union(ask.ifindexes):
                 self._detach(self._datapath, ask.sandbox, ifindex)
             self._publish_soon()
-        self._process.log.info("policy detached", sandbox=str(ask.sandbox), trace_id=call.trace_id)
+        self._process.log.info("policy detached", sandbox=str(ask.sandbox), trace=call.trace_id)
         return Done()
 
     def _detach(self, datapath: Datapath, sandbox: Sandbox, ifindex: int) -> None:

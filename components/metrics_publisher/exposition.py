@@ -1,0 +1,134 @@
+"""The families by name, type and help, and Prometheus' text format. Pure.
+
+The Python client would append `_total` and `_created` to the reference's names and would cost more memory than the rest of this
+process, so the format is written here: it is a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vpccni.components.metrics_publisher.sources import Series, Source
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+PUBLIC: Final = "awscni_"
+COUNTER, GAUGE, SUMMARY = "counter", "gauge", "summary"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. `scalar`: it has no labels and shows 0 from the start (spec operations.md 2.1 d)."""
+
+    kind: str
+    help: str
+    scalar: bool = False
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "awscni_build_info": Family(GAUGE, "Always 1; the labels tell the release"),
+    "awscni_ipamd_error_count": Family(COUNTER, "Failures of address management by function"),
+    "awscni_ipamd_action_inprogress": Family(GAUGE, "Long actions under way by function"),
+    "awscni_eni_max": Family(GAUGE, "ENIs this instance may have for pods"),
+    "awscni_ip_max": Family(GAUGE, "Addresses this instance may have for pods"),
+    "awscni_reconcile_count": Family(COUNTER, "Repairs made by comparing with EC2, by function"),
+    "awscni_add_ip_req_count": Family(COUNTER, "CNI ADD requests received", scalar=True),
+    "awscni_del_ip_req_count": Family(COUNTER, "CNI DEL requests received by reason"),
+    "awscni_pod_eni_error_count": Family(COUNTER, "Failures around security groups for pods by function"),
+    "awscni_aws_api_latency_ms": Family(SUMMARY, "Milliseconds of calls to EC2 and instance metadata"),
+    "awscni_aws_api_error_count": Family(COUNTER, "Errors of EC2 and instance metadata by code"),
+    "awscni_aws_utils_error_count": Family(COUNTER, "Failures left over after retries"),
+    "awscni_ec2api_req_count": Family(COUNTER, "Calls to EC2 by action"),
+    "awscni_ec2api_error_count": Family(COUNTER, "Failed calls to EC2 by action"),
+    "awscni_eni_allocated": Family(GAUGE, "ENIs in the pool"),
+    "awscni_total_ip_addresses": Family(GAUGE, "Addresses in the pool"),
+    "awscni_assigned_ip_addresses": Family(GAUGE, "Addresses given to pods"),
+    "awscni_total_ipv4_prefixes": Family(GAUGE, "IPv4 prefixes in the pool"),
+    "awscni_assigned_ip_per_cidr": Family(GAUGE, "Addresses given to pods by CIDR"),
+    "awscni_assigned_ip_per_eni": Family(GAUGE, "Addresses given to pods by ENI"),
+    "awscni_no_available_ip_addresses": Family(COUNTER, "ADD requests that found the pool empty", scalar=True),
+    "awscni_force_removed_enis": Family(COUNTER, "ENIs that went while pods used them"),
+    "awscni_force_removed_ips": Family(COUNTER, "Addresses that went while pods used them"),
+    "awscni_connmark_backend": Family(GAUGE, "1 for the connmark backend in use"),
+    "awscni_connmark_reconcile_total": Family(COUNTER, "Outcomes of programming connmark rules"),
+    "vpccni_source_up": Family(GAUGE, "1 while the process is heard and serves without a reason not to"),
+    "vpccni_source_stale": Family(GAUGE, "1 when what is shown of the process is older than two heartbeats"),
+    "vpccni_source_age_seconds": Family(GAUGE, "Seconds since the process was last heard"),
+    "vpccni_source_restarts": Family(COUNTER, "Restarts of the process seen from here"),
+}
+"""Names and types of spec operations.md 2.2 that have a source, and our own."""
+
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+
+def source_series(source: Source, at: float) -> tuple[dict[Series, float], dict[Series, float]]:
+    """Return (counters, gauges) about a source itself."""
+    label = (("process", source.process),)
+    serves = source.status is not None and source.status.state == "serving"
+    is_stale = source.is_stale(at)
+    gauges: dict[Series, float] = {
+        ("vpccni_source_up", label): float(serves and not is_stale),
+        ("vpccni_source_stale", label): float(is_stale),
+    }
+    if source.status is not None:
+        gauges[("vpccni_source_age_seconds", label)] = round(max(0.0, at - source.heard_at), 3)
+    return {("vpccni_source_restarts", label): float(source.restarts)}, gauges
+
+
+def public_name(series: Series, process: str) -> Series:
+    """Return the series as it is shown: processes share our own names, so these get the process as a label."""
+    name, labels = series
+    return series if name.startswith(PUBLIC) else (name, tuple(sorted({**dict(labels), "process": process}.items())))
+
+
+def merged(
+    sources: list[Source], extra: Mapping[Series, float], at: float
+) -> tuple[dict[Series, float], dict[Series, float]]:
+    """Return all (counters, gauges): what the sources count, `extra` gauges, and what there is to say of the sources."""
+    counters: dict[Series, float] = {(name, ()): 0.0 for name, family in FAMILIES.items() if family.scalar}
+    gauges: dict[Series, float] = dict(extra)
+    for source in sources:
+        about_counters, about_gauges = source_series(source, at)
+        for into, given in ((counters, source.totals()), (gauges, source.gauges())):
+            for series, value in given.items():
+                shown = public_name(series, source.process)
+                into[shown] = into.get(shown, 0.0) + value
+        counters.update(about_counters)
+        gauges.update(about_gauges)
+    return counters, gauges
+
+
+def render(counters: Mapping[Series, float], gauges: Mapping[Series, float]) -> str:
+    """Return the page, families in order of name. A family is one type: a gauge that has a counter's name is left out."""
+    lines_of: dict[str, list[str]] = {}
+    kinds: dict[str, str] = {}
+    for default, given in ((COUNTER, counters), (GAUGE, gauges)):
+        for (name, labels), value in sorted(given.items()):
+            family, kind = _family_of(name, default)
+            if kinds.setdefault(family, kind) == kind:
+                lines_of.setdefault(family, []).append(f"{name}{_labels(labels)} {_number(value)}")
+    page: list[str] = []
+    for family in sorted(lines_of):
+        known = FAMILIES.get(family)
+        page.append(f"# HELP {family} {known.help if known else 'Counted or measured by one process of this node'}")
+        page.append(f"# TYPE {family} {kinds[family]}")
+        page.extend(lines_of[family])
+    return "\n".join(page) + "\n"
+
+
+def _family_of(name: str, default: str) -> tuple[str, str]:
+    if name in FAMILIES:
+        return name, FAMILIES[name].kind
+    stem = name.removesuffix("_sum").removesuffix("_count")
+    if stem != name and stem in FAMILIES and FAMILIES[stem].kind == SUMMARY:
+        return stem, SUMMARY
+    return name, default
+
+
+def _labels(labels: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels) + "}" if labels else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,78 @@
+"""The pool's gauges, recounted from inventory and ledger each time (spec operations.md 2.2): they cannot drift. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from vpccni.components.metrics_publisher.sources import Series
+from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
+from vpccni.shared.messages.inventory import Eni, Inventory
+from vpccni.shared.messages.wiring import UsableEnis
+
+
+@dataclass(slots=True)
+class Picture:
+    """The latest of each event this process keeps a copy of; None before the first."""
+
+    inventory: Inventory | None = None
+    pool: PoolState | None = None
+    ledger: LedgerState | None = None
+    usable: UsableEnis | None = None
+
+    def enis(self) -> list[Eni]:
+        """Return the ENIs that pods' addresses come from; those we do not manage are none of the pool's."""
+        return [] if self.inventory is None else [eni for eni in self.inventory.enis if eni.managed]
+
+    def entries(self) -> list[LedgerEntry]:
+        return [] if self.ledger is None else self.ledger.entries
+
+
+def cidrs_of(eni: Eni) -> list[IPv4Network]:
+    """Return what the ENI holds for pods: its secondary addresses as /32 and its prefixes."""
+    return [IPv4Network(address) for address in eni.addresses] + [IPv4Network(prefix) for prefix in eni.prefixes]
+
+
+def is_assigned(entry: LedgerEntry) -> bool:
+    """Return whether a sandbox holds the address now; else it cools down."""
+    return entry.released_at_ns == 0
+
+
+def pool_gauges(picture: Picture) -> dict[Series, float]:
+    """Return the pool's gauges. Scalars are 0 until their source spoke; series of ENIs or CIDRs that are gone do not exist."""
+    enis, entries = picture.enis(), picture.entries()
+    cards = picture.inventory.cards if picture.inventory is not None else []
+    slots = picture.inventory.slots if picture.inventory is not None else 0
+    eni_max = sum(card.max_enis for card in cards)
+    assigned = picture.pool.assigned if picture.pool is not None else sum(map(is_assigned, entries))
+    scalars = {
+        "awscni_eni_max": eni_max,
+        "awscni_ip_max": eni_max * slots,
+        "awscni_eni_allocated": len(enis),
+        "awscni_total_ip_addresses": sum(cidr.num_addresses for eni in enis for cidr in cidrs_of(eni)),
+        "awscni_assigned_ip_addresses": assigned,
+        "awscni_total_ipv4_prefixes": sum(len(eni.prefixes) for eni in enis),
+    }
+    gauges: dict[Series, float] = {(name, ()): float(value) for name, value in scalars.items()}
+    by_eni = Counter(entry.eni_id for entry in entries if is_assigned(entry))
+    for eni in enis:
+        gauges[("awscni_assigned_ip_per_eni", (("eni", eni.eni_id),))] = float(by_eni[eni.eni_id])
+    return gauges | _by_cidr(enis, entries)
+
+
+def _by_cidr(enis: list[Eni], entries: list[LedgerEntry]) -> dict[Series, float]:
+    """Return the count of each CIDR that is, or lately was, in use."""
+    prefixes = {eni.eni_id: [IPv4Network(prefix) for prefix in eni.prefixes] for eni in enis}
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        if entry.eni_id in prefixes:
+            counts[_cidr_of(entry.address, prefixes[entry.eni_id])] += int(is_assigned(entry))
+    return {("awscni_assigned_ip_per_cidr", (("cidr", cidr),)): float(count) for cidr, count in counts.items()}
+
+
+def _cidr_of(address: str, prefixes: list[IPv4Network]) -> str:
+    if not prefixes:
+        return f"{address}/32"
+    at = IPv4Address(address)
+    return str(next((prefix for prefix in prefixes if at in prefix), IPv4Network(address)))

@@ -1,0 +1,115 @@
+"""The publisher's loop: events into copies, copies into pages. A scrape asks nobody."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any, Final
+
+import vpccni
+from vpccni.components.metrics_publisher import introspection
+from vpccni.components.metrics_publisher.exposition import CONTENT_TYPE, merged, render
+from vpccni.components.metrics_publisher.http import NOT_FOUND, HttpServer, Reply
+from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+from vpccni.components.metrics_publisher.sources import Series, Source, stale
+from vpccni.shared import names
+from vpccni.shared.messages.allocation import LedgerState, PoolState
+from vpccni.shared.messages.common import Status
+from vpccni.shared.messages.inventory import Inventory
+from vpccni.shared.messages.wiring import UsableEnis
+from vpccni.shared.process import Process
+
+METRICS_ADDRESS: Final = ":61678"  # spec operations.md 2.1
+METRICS_ADDRESS_VARIABLE: Final = "VPCCNI_METRICS_BIND_ADDRESS"
+LOOK_EVERY_S: Final = 5.0
+JSON: Final = "application/json"
+
+
+class Service:
+    """See the module."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._picture = Picture()
+        self._sources = {name: Source(name) for name in names.NODE_PROCESSES}
+        self._servers: list[HttpServer] = []
+        release = (("goversion", f"python{platform.python_version()}"), ("version", vpccni.__version__))
+        self._build: dict[Series, float] = {("awscni_build_info", release): 1.0}
+
+    def start(self) -> None:
+        """Keep copies of what the others publish, and open the ports that the operator wants."""
+        kept: dict[str, dict[type[Any], Callable[[Any], None]]] = {
+            names.ENI_MANAGER: {Inventory: self._take_inventory},
+            names.IP_ALLOCATOR: {PoolState: self._take_pool, LedgerState: self._take_ledger},
+            names.NETLINK_PROGRAMMER: {UsableEnis: self._take_usable},
+            names.POLICY_AGENT: {},
+        }
+        for peer, handlers in kept.items():
+            self._process.subscribe(peer, {Status: self._take_status, **handlers})
+        settings = self._process.settings
+        if settings.metrics_enabled:
+            self._open("metrics", self._process.raw.get(METRICS_ADDRESS_VARIABLE) or METRICS_ADDRESS, self._metrics)
+        if settings.introspection_enabled:
+            self._open("introspection", settings.introspection_bind_address, self._introspection)
+        self._process.loop.every(LOOK_EVERY_S, self._look_for_stale, name="look for stale sources")
+        self._process.serving()
+
+    def _open(self, what: str, address: str, answer: Callable[[str], Reply]) -> None:
+        def trouble(why: str) -> None:
+            if why:
+                self._process.degraded(what, f"{what}: {why}")
+            else:
+                self._process.healthy(what)
+                self._process.log.info("listening", what=what, address=address)
+
+        server = HttpServer(self._process.loop, address, answer, trouble)
+        self._servers.append(server)
+        server.start()
+
+    # -- events
+
+    def _take_status(self, status: Status) -> None:
+        source = self._sources.get(status.process)
+        if source is None:
+            self._process.count("vpccni_publisher_unknown_sources")
+            return
+        source.take(status, self._process.loop.clock())
+        self._process.count("vpccni_publisher_heartbeats", source=status.process)
+
+    def _take_inventory(self, inventory: Inventory) -> None:
+        self._picture.inventory = inventory
+
+    def _take_pool(self, pool: PoolState) -> None:
+        self._picture.pool = pool
+
+    def _take_ledger(self, ledger: LedgerState) -> None:
+        self._picture.ledger = ledger
+
+    def _take_usable(self, usable: UsableEnis) -> None:
+        self._picture.usable = usable
+
+    def _look_for_stale(self) -> None:
+        old = stale(
+            (source for name, source in self._sources.items() if name != self._process.name), self._process.loop.clock()
+        )
+        if old:
+            self._process.degraded(
+                "sources", f"not heard for two heartbeats: {', '.join(old)}; shown as they last were"
+            )
+        else:
+            self._process.healthy("sources")
+
+    # -- pages
+
+    def _metrics(self, path: str) -> Reply:
+        if path != "/metrics":
+            return NOT_FOUND
+        now = self._process.loop.clock()
+        self._process.count("vpccni_publisher_scrapes")
+        self._sources[self._process.name].take(self._process.status(), now)
+        counters, gauges = merged(list(self._sources.values()), self._build | pool_gauges(self._picture), now)
+        return Reply(render(counters, gauges), content_type=CONTENT_TYPE)
+
+    def _introspection(self, path: str) -> Reply:
+        self._process.log.info("introspection", path=path)
+        return Reply(introspection.answer(path, self._picture, self._process.settings), content_type=JSON)
