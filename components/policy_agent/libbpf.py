@@ -33,7 +33,7 @@ class _LoadOptions(ctypes.Structure):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("attempts", ctypes.c_int),
-        ("numbers", ctypes.c_uint32 * 7),
+        ("numbers", ctypes.c_uint32 * 8),
         ("fd_array", ctypes.c_void_p),
         ("function_info", ctypes.c_void_p),
         ("function_info_sizes", ctypes.c_uint32 * 2),

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+
+
+@pytest.mark.spec("operations.17.11")
+def test_gauges_are_a_recount_and_foreign_enis_are_not_in_it(picture: Picture) -> None:
+    gauges = pool_gauges(picture)
+    scalars = {name: value for (name, labels), value in gauges.items() if not labels}
+    assert scalars == {
+        "awscni_eni_max": 3,
+        "awscni_ip_max": 27,
+        "awscni_eni_allocated": 2,
+        "awscni_total_ip_addresses": 18,
+        "awscni_assigned_ip_addresses": 1,
+        "awscni_total_ipv4_prefixes": 1,
+    }
+    assert gauges[("awscni_assigned_ip_per_eni", (("eni", "eni-a"),))] == 1
+    assert gauges[("awscni_assigned_ip_per_eni", (("eni", "eni-b"),))] == 0
+    assert gauges[("awscni_assigned_ip_per_cidr", (("cidr", "10.0.0.5/32"),))] == 1
+    assert gauges[("awscni_assigned_ip_per_cidr", (("cidr", "10.0.0.16/28"),))] == 0
+    assert not any("eni-x" in str(series) for series in gauges)
+
+
+def test_scalars_are_zero_before_any_event() -> None:
+    gauges = pool_gauges(Picture())
+    assert set(gauges.values()) == {0.0}
+    assert len(gauges) == 6
