@@ -1,0 +1,180 @@
+"""The checkpoint: the reference's public file, rewritten whole, fsynced and renamed before any answer (spec ipam.md 26).
+
+Our own facts (place of an address, cool-downs, fences, boot id) are extra keys under `vpccni`, which the reference ignores. A file
+that cannot be read is kept aside under another name, never deleted and never fatal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from vpccni.components.ip_allocator.ledger import Holding, Ledger
+from vpccni.shared.clock import BootClock
+from vpccni.shared.effects import effect
+from vpccni.shared.errors import CheckpointFailed
+from vpccni.shared.messages.base import PodRef, Sandbox
+
+FORMAT: Final = "vpc-cni-ipam/1"
+OWN_KEY: Final = "vpccni"
+FILE_MODE: Final = 0o600
+ENCODED_KEPT: Final = 1 << 15
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a start finds. `ledger` None: no file, or an unreadable one (`trouble` says what was wrong and where it is now)."""
+
+    ledger: Ledger | None
+    trouble: str = ""
+
+
+class Checkpoint:
+    """The file at `path`; `boot_id` tells a reboot (no sandbox survives one), `clock` is CLOCK_BOOTTIME."""
+
+    def __init__(self, path: Path, *, boot_id: str, clock: BootClock) -> None:
+        self.path = path
+        self._boot_id = boot_id
+        self._clock = clock
+
+    def load(self) -> Loaded:
+        """Return the ledger of the file. Leftover temporary files are removed. Raises OSError when the folder cannot be used."""
+        for leftover in self.path.parent.glob(f"{self.path.name}.tmp*"):
+            leftover.unlink(missing_ok=True)
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return Loaded(None)
+        except UnicodeDecodeError as error:
+            return Loaded(None, self._keep_aside(f"not text: {error.reason}"))
+        try:
+            return Loaded(self._parse(json.loads(text)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return Loaded(None, self._keep_aside(f"{type(error).__name__}: {error}"))
+
+    def save(self, ledger: Ledger) -> None:
+        """Write the whole file, durable before it returns; raises `CheckpointFailed` and leaves the old file then."""
+        data = self._document(ledger)
+        temporary = self.path.with_name(f"{self.path.name}.tmp{os.getpid()}")
+        try:
+            with effect("checkpoint.write"):
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+                try:
+                    _write_all(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            with effect("checkpoint.rename"):
+                os.rename(temporary, self.path)
+                _sync_folder(self.path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointFailed(
+                "the ledger cannot be saved, so nothing is given out",
+                on=str(self.path),
+                why=error.strerror or str(error),
+                remedy="Free space on, or repair, the file system of the run folder",
+            ) from error
+
+    def _document(self, ledger: Ledger) -> bytes:
+        own = {
+            "bootID": self._boot_id,
+            "released": dict(ledger.released_at),
+            "fencedAddresses": sorted(ledger.fenced),
+            "fencedENIs": sorted(ledger.fenced_enis),
+        }
+        allocations = b",".join(encode_holding(holding) for holding in ledger.held.values())
+        head = f'{{"version":"{FORMAT}","allocations":['.encode()
+        return head + allocations + b'],"' + OWN_KEY.encode() + b'":' + _dump(own) + b"}\n"
+
+    def _parse(self, document: Any) -> Ledger:
+        if document["version"] != FORMAT:
+            raise ValueError(f"version {document['version']!r} is not {FORMAT}")
+        own = document.get(OWN_KEY, {})
+        if own and own["bootID"] != self._boot_id:
+            return Ledger(fenced=frozenset(own["fencedAddresses"]), fenced_enis=frozenset(own["fencedENIs"]))
+        held: dict[Sandbox, Holding] = {}
+        for entry in document["allocations"]:
+            holding = _holding(entry)
+            if holding is not None:
+                held[holding.sandbox] = holding
+        if len({holding.address for holding in held.values()}) != len(held):
+            raise ValueError("one address stands in it twice")
+        return Ledger(
+            held,
+            {str(address): float(at) for address, at in own.get("released", {}).items()},
+            frozenset(own.get("fencedAddresses", ())),
+            frozenset(own.get("fencedENIs", ())),
+        )
+
+    def _keep_aside(self, why: str) -> str:
+        aside = self.path.with_name(f"{self.path.name}.unreadable-{int(self._clock() * 1000)}")
+        with effect("checkpoint.keep_aside"):
+            os.rename(self.path, aside)
+        return f"{why}; the file is kept as {aside}"
+
+
+@lru_cache(ENCODED_KEPT)
+def encode_holding(holding: Holding) -> bytes:
+    """Return one element of `allocations`; remembered, since a burst saves the same holdings again and again."""
+    metadata = {"k8sPodNamespace": holding.pod.namespace, "k8sPodName": holding.pod.name, "interfacesCount": 1}
+    return _dump(
+        {
+            "networkName": holding.sandbox.network,
+            "containerID": holding.sandbox.container_id,
+            "ifName": holding.sandbox.ifname,
+            "ipv4": holding.address,
+            "allocationTimestamp": holding.assigned_at_ns,
+            "metadata": {name: value for name, value in metadata.items() if value},
+            OWN_KEY: {
+                "eniID": holding.eni_id,
+                "card": holding.card,
+                "device": holding.device_number,
+                "table": holding.route_table,
+                "podUID": holding.pod.uid,
+            },
+        }
+    )
+
+
+def _holding(entry: Mapping[str, Any]) -> Holding | None:
+    """Return an entry as a holding; None for one without an IPv4 address (another mode's)."""
+    address = entry.get("ipv4", "")
+    if not address:
+        return None
+    metadata, own = entry.get("metadata", {}), entry.get(OWN_KEY, {})
+    return Holding(
+        Sandbox(str(entry["containerID"]), str(entry["ifName"]), str(entry["networkName"])),
+        PodRef(
+            str(metadata.get("k8sPodNamespace", "")), str(metadata.get("k8sPodName", "")), str(own.get("podUID", ""))
+        ),
+        str(address),
+        str(own.get("eniID", "")),
+        int(own.get("card", 0)),
+        int(own.get("device", 0)),
+        int(own.get("table", 0)),
+        int(entry.get("allocationTimestamp", 0)),
+    )
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
