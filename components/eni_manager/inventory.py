@@ -1,0 +1,245 @@
+"""The ENIs of this instance as EC2 and metadata agree on them, and what a new look may change (spec ipam.md 3, 12, 13.1).
+
+EC2 decides what exists; metadata only says when to ask. Nothing is forgotten after one look (spec ipam.md W2, W3):
+
+    seen by EC2 -> confirmed        not seen -> doubted (confirmed false, nothing is given out from it)
+    doubted and not seen DOUBT_S later -> gone, with a finding        doubted and seen again -> confirmed
+
+EC2's reads lag behind its writes: what we added or took away ourselves less than SETTLE_S ago is believed against a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from vpccni.components.eni_manager.facts import TAG_INSTANCE, TAG_NO_MANAGE, CloudEni, InstanceFacts, MetadataEni
+from vpccni.shared.messages.inventory import Eni
+from vpccni.shared.names import EniId
+
+DOUBT_S: Final = 55.0
+"""One reconcile period (60 s), less what a timer may be early or late."""
+SETTLE_S: Final = 60.0  # spec ipam.md 2: a released address stays out of reconcile
+GONE: Final = frozenset({"detached", "detaching"})
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEni:
+    """One ENI in the picture. `doubted_since`: when a look first missed it or one of its addresses, else None."""
+
+    cloud: CloudEni
+    subnet_cidr: str
+    is_primary: bool
+    managed: bool
+    attached_at: float
+    doubted_since: float | None = None
+    problem: str = ""
+
+    @property
+    def eni_id(self) -> EniId:
+        return self.cloud.eni_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.cloud.addresses
+
+    @property
+    def items(self) -> int:
+        """Slots in use: secondary addresses and prefixes alike (spec ipam.md 8)."""
+        return len(self.cloud.addresses) + len(self.cloud.prefixes)
+
+    @property
+    def is_trunk(self) -> bool:
+        return self.cloud.interface_type == "trunk"
+
+    @property
+    def is_efa(self) -> bool:
+        return self.cloud.interface_type == "efa"
+
+    @property
+    def may_go(self) -> bool:
+        """Tell whether it may ever be detached by us (spec ipam.md 3, table of kinds)."""
+        return self.managed and not (self.is_primary or self.is_trunk or self.is_efa)
+
+    @property
+    def may_grow(self) -> bool:
+        """Tell whether it may get addresses now."""
+        return self.managed and not self.is_trunk and self.doubted_since is None and not self.problem
+
+    def message(self) -> Eni:
+        """Return it as the message others read."""
+        cloud = self.cloud
+        return Eni(
+            eni_id=cloud.eni_id,
+            mac=cloud.mac,
+            card=cloud.card,
+            device_number=cloud.device_number,
+            primary_address=cloud.primary_address,
+            subnet_id=cloud.subnet_id,
+            subnet_cidr=self.subnet_cidr,
+            is_primary=self.is_primary,
+            addresses=sorted(cloud.addresses),
+            prefixes=sorted(cloud.prefixes),
+            is_trunk=self.is_trunk,
+            is_efa=self.is_efa,
+            managed=self.managed,
+            confirmed=self.doubted_since is None and not self.problem,
+            attached_at=self.attached_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a look found that an operator may want to know. `kind` is a counter's label value (spec operations.md 2.3)."""
+
+    kind: str
+    on: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All ENIs by id. `settling`: our own additions and removals (ENI ids, addresses), believed until the time given."""
+
+    enis: Mapping[EniId, HeldEni] = field(default_factory=dict)
+    settling: Mapping[str, float] = field(default_factory=dict)
+
+    def with_eni(self, eni: HeldEni, *, now: float) -> Picture:
+        """Return the picture with a new or changed ENI of ours."""
+        fresh = {name: now + SETTLE_S for name in (eni.eni_id, *eni.addresses)}
+        return Picture({**self.enis, eni.eni_id: eni}, {**self.settling, **fresh})
+
+    def with_addresses(self, eni_id: EniId, added: Iterable[str], *, now: float) -> Picture:
+        """Return the picture after an assign."""
+        eni = self.enis[eni_id]
+        new = tuple(address for address in added if address not in eni.addresses)
+        held = replace(eni, cloud=replace(eni.cloud, addresses=(*eni.addresses, *new)))
+        settling = {**self.settling, **dict.fromkeys(new, now + SETTLE_S)}
+        return Picture({**self.enis, eni_id: held}, settling)
+
+    def without_addresses(self, eni_id: EniId, removed: Iterable[str], *, now: float) -> Picture:
+        """Return the picture after an unassign."""
+        eni, gone = self.enis[eni_id], frozenset(removed)
+        left = tuple(address for address in eni.addresses if address not in gone)
+        settling = {**self.settling, **dict.fromkeys(gone, now + SETTLE_S)}
+        return Picture({**self.enis, eni_id: replace(eni, cloud=replace(eni.cloud, addresses=left))}, settling)
+
+    def without_eni(self, eni_id: EniId, *, now: float) -> Picture:
+        """Return the picture after a detach that EC2 confirmed."""
+        left = {other: eni for other, eni in self.enis.items() if other != eni_id}
+        return Picture(left, {**self.settling, eni_id: now + SETTLE_S})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides whether an ENI is ours to use (spec ipam.md 3)."""
+
+    instance: InstanceFacts
+    manage_untagged: bool
+
+    def is_managed(self, eni: CloudEni) -> bool:
+        """Apply the unmanaged rule; the primary always is managed, an efa-only ENI has no addresses and never is."""
+        if eni.eni_id == self.instance.primary_eni:
+            return True
+        if eni.interface_type == "efa-only":
+            return False
+        if (told := eni.tags.get(TAG_NO_MANAGE)) is not None:
+            return told != "true"
+        return eni.tags.get(TAG_INSTANCE) == self.instance.instance_id or self.manage_untagged
+
+
+def held_eni(rules: Rules, cloud: CloudEni, metadata: MetadataEni | None, *, subnet_cidr: str, now: float) -> HeldEni:
+    """Return an ENI newly seen. `subnet_cidr`: what is known of its subnet where metadata does not list the ENI yet."""
+    problem = metadata.problem if metadata is not None else ""
+    if not cloud.primary_address and cloud.interface_type != "efa-only":
+        problem = problem or "EC2 gives no IPv4 address for it"
+    known_cidr = (metadata.subnet_cidr if metadata is not None else "") or subnet_cidr
+    return HeldEni(
+        cloud=cloud,
+        subnet_cidr=known_cidr,
+        is_primary=cloud.eni_id == rules.instance.primary_eni,
+        managed=rules.is_managed(cloud),
+        attached_at=now,
+        problem=problem or ("" if known_cidr else "the CIDR of its subnet is not known"),
+    )
+
+
+def differs(picture: Picture, listed: Sequence[MetadataEni], *, now: float) -> bool:
+    """Tell whether metadata shows something else than the picture, our own changes of the last minute aside."""
+    settled = {name for name, until in picture.settling.items() if until <= now}
+    listed_ids = {eni.eni_id for eni in listed}
+    for eni_id in listed_ids ^ set(picture.enis):
+        if eni_id not in picture.settling or eni_id in settled:
+            return True
+    for eni in listed:
+        held = picture.enis.get(eni.eni_id)
+        if held is None or eni.problem:
+            continue
+        odd = {*eni.addresses[1:], *eni.prefixes} ^ {*held.addresses, *held.cloud.prefixes}
+        if any(name not in picture.settling or name in settled for name in odd):
+            return True
+    return any(eni.doubted_since is not None or eni.problem for eni in picture.enis.values())
+
+
+def look(
+    picture: Picture, rules: Rules, listed: Sequence[MetadataEni], described: Sequence[CloudEni], *, now: float
+) -> tuple[Picture, list[Finding]]:
+    """Return the picture after a complete look at both, and what was odd. An empty picture takes what EC2 shows."""
+    by_id = {eni.eni_id: eni for eni in listed}
+    cidrs = {eni.subnet_id: eni.subnet_cidr for eni in listed if eni.subnet_cidr}
+    cidrs |= {eni.cloud.subnet_id: eni.subnet_cidr for eni in picture.enis.values() if eni.subnet_cidr}
+    settling = {name: until for name, until in picture.settling.items() if until > now}
+    findings: list[Finding] = []
+    enis: dict[EniId, HeldEni] = {}
+    for cloud in described:
+        known = picture.enis.get(cloud.eni_id)
+        if known is None and (cloud.attachment_status in GONE or cloud.eni_id in settling):
+            continue
+        if not cloud.is_attached_to(rules.instance.instance_id):
+            continue
+        new = held_eni(rules, cloud, by_id.get(cloud.eni_id), subnet_cidr=cidrs.get(cloud.subnet_id, ""), now=now)
+        if new.problem:
+            findings.append(Finding("eniReconcileAdd", cloud.eni_id, f"unusable: {new.problem}"))
+        if known is None:
+            enis[cloud.eni_id] = new
+        else:
+            enis[cloud.eni_id] = _seen_again(known, new, settling, findings, now)
+    for eni_id, known in picture.enis.items():
+        if eni_id not in enis and (kept := _not_seen(known, settling, findings, now)):
+            enis[eni_id] = kept
+    return Picture(enis, settling), findings
+
+
+def _seen_again(
+    known: HeldEni, new: HeldEni, settling: Mapping[str, float], findings: list[Finding], now: float
+) -> HeldEni:
+    ours, seen = set(known.addresses), set(new.addresses)
+    added = {address for address in seen - ours if address not in settling}
+    missing = {address for address in ours - seen if address not in settling}
+    for address in sorted(added):
+        findings.append(Finding("addressAppeared", f"{known.eni_id} {address}", "EC2 shows it, we did not ask for it"))
+    doubted_since = (known.doubted_since if known.doubted_since is not None else now) if missing else None
+    keep = ours | added
+    if missing and now - (doubted_since or now) >= DOUBT_S:
+        keep -= missing
+        doubted_since = None
+        for address in sorted(missing):
+            findings.append(Finding("ipReconcileDel", f"{known.eni_id} {address}", "EC2 no longer shows it"))
+    elif missing:
+        findings.append(
+            Finding("addressDoubted", f"{known.eni_id} {', '.join(sorted(missing))}", "EC2 does not show it")
+        )
+    cloud = replace(new.cloud, addresses=tuple(sorted(keep)))
+    return replace(new, cloud=cloud, attached_at=known.attached_at, doubted_since=doubted_since)
+
+
+def _not_seen(known: HeldEni, settling: Mapping[str, float], findings: list[Finding], now: float) -> HeldEni | None:
+    if known.eni_id in settling:
+        return known
+    since = known.doubted_since
+    if since is not None and now - since >= DOUBT_S:
+        findings.append(Finding("eniReconcileDel", known.eni_id, "EC2 no longer shows it attached to this instance"))
+        return None
+    findings.append(Finding("eniDoubted", known.eni_id, "EC2 does not show it attached to this instance"))
+    return replace(known, doubted_since=now if since is None else since)
