@@ -1,0 +1,482 @@
+"""The ENI half of EC2 as a model: subnets, ENIs, addresses, prefixes, limits, tokens, tags and attach states.
+
+    create -> available -> attach -> attaching -> in-use -> detach -> detaching -> available -> delete
+
+No I/O and no clock of its own (`now` is an argument). A refused call raises `Refused` with AWS's own code and changes nothing;
+after every change `check` proves that no address lives twice. One lock outside (`ec2_server`) makes calls one at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from vpccni.lab.instance_types import TypeLimits, limits_of
+
+PREFIX_LENGTH_V4 = 28
+PREFIX_LENGTH_V6 = 80
+RESERVED_FIRST = 4  # network, router, DNS, future use; the last (broadcast) is reserved as well
+UNATTACHED_ADDRESS_LIMIT = 50
+"""An ENI on no instance yet has no type to limit it; EC2 then allows the largest type's number."""
+
+
+class Refused(Exception):
+    """EC2 says no: `code` is AWS's error code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnet:
+    """A subnet of the VPC in one zone."""
+
+    id: str
+    cidr: IPv4Network
+    cidr_v6: IPv6Network
+    zone: str
+    tags: dict[str, str]
+
+    @property
+    def router(self) -> IPv4Address:
+        """The VPC router's address: base + 1."""
+        return self.cidr.network_address + 1
+
+    def is_usable(self, address: IPv4Address) -> bool:
+        """Tell whether EC2 may hand this address out."""
+        offset = int(address) - int(self.cidr.network_address)
+        return address in self.cidr and RESERVED_FIRST <= offset < self.cidr.num_addresses - 1
+
+
+@dataclass(kw_only=True)
+class Attachment:
+    """An ENI on an instance; `until` is when "attaching" or "detaching" ends."""
+
+    id: str
+    instance_id: str
+    device_index: int
+    card_index: int
+    status: str
+    until: float
+    attached_at: float
+    delete_on_termination: bool = False
+
+
+@dataclass(kw_only=True)
+class Eni:
+    """A network interface as EC2 keeps it."""
+
+    id: str
+    mac: str
+    subnet_id: str
+    description: str
+    groups: list[str]
+    primary: IPv4Address
+    interface_type: str = "interface"
+    secondaries: list[IPv4Address] = field(default_factory=list)
+    prefixes: list[IPv4Network] = field(default_factory=list)
+    addresses_v6: list[IPv6Address] = field(default_factory=list)
+    prefixes_v6: list[IPv6Network] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    attachment: Attachment | None = None
+    source_dest_check: bool = True
+
+    @property
+    def status(self) -> str:
+        """EC2's word: available, or in-use from attach to the end of detach."""
+        return "available" if self.attachment is None else "in-use"
+
+    def slots_used(self) -> int:
+        """Count what the instance type's IPv4 limit counts: the primary, each secondary, each prefix."""
+        return 1 + len(self.secondaries) + len(self.prefixes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A running instance: a node of the lab."""
+
+    id: str
+    node: str
+    limits: TypeLimits
+    subnet_id: str
+    zone: str
+    launched_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEni:
+    """What a CreateNetworkInterface asks for."""
+
+    subnet_id: str
+    description: str = ""
+    groups: tuple[str, ...] = ()
+    primary: IPv4Address | None = None
+    secondary_count: int = 0
+    prefix_count: int = 0
+    ipv6_count: int = 0
+    ipv6_prefix_count: int = 0
+    interface_type: str = "interface"
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class Ec2Model:
+    """All ENIs of one VPC."""
+
+    def __init__(self, vpc_cidr: IPv4Network, subnets: Iterable[Subnet], *, transition_s: float = 0.2) -> None:
+        self.vpc_id = f"vpc-{secrets.token_hex(8)}"
+        self.vpc_cidr = vpc_cidr
+        self.subnets = {subnet.id: subnet for subnet in subnets}
+        self.enis: dict[str, Eni] = {}
+        self.instances: dict[str, Instance] = {}
+        self.default_group = f"sg-{secrets.token_hex(8)}"
+        self.transition_s = transition_s
+        self._tokens: dict[str, tuple[NewEni, str]] = {}
+        self._cursor: dict[str, int] = {}
+        self._macs = 0
+
+    # ------------------------------------------------------------------ instances
+
+    def run_instance(self, node: str, instance_type: str, subnet_id: str, *, now: float) -> Instance:
+        """Start an instance with its primary ENI attached at once."""
+        subnet = self.subnets[subnet_id]
+        instance = Instance(
+            id=f"i-{secrets.token_hex(8)}", node=node, limits=limits_of(instance_type),
+            subnet_id=subnet_id, zone=subnet.zone, launched_at=now,
+        )  # fmt: skip
+        eni = self.create(NewEni(subnet_id=subnet_id, description=""), token=None)
+        self.instances[instance.id] = instance
+        eni.attachment = self._attachment(instance.id, 0, 0, now=now)
+        eni.attachment.status, eni.attachment.delete_on_termination = "attached", True
+        return instance
+
+    def enis_of(self, instance_id: str) -> list[Eni]:
+        """Return the ENIs of an instance in the order of card and device index."""
+        held = [e for e in self.enis.values() if e.attachment and e.attachment.instance_id == instance_id]
+        return sorted(
+            held, key=lambda e: (e.attachment.card_index, e.attachment.device_index) if e.attachment else (0, 0)
+        )
+
+    # ------------------------------------------------------------------ life of an ENI
+
+    def create(self, ask: NewEni, *, token: str | None) -> Eni:
+        """Create an ENI; the same token with the same request returns the first one."""
+        if token is not None and token in self._tokens:
+            before, eni_id = self._tokens[token]
+            if before != ask:
+                raise Refused(
+                    "IdempotentParameterMismatch", f"The client token {token} was used with other parameters."
+                )
+            return self.eni(eni_id)
+        subnet = self._subnet(ask.subnet_id)
+        if ask.secondary_count and ask.prefix_count:
+            raise Refused("InvalidParameterCombination", "Specify either secondary addresses or prefixes, not both.")
+        if 1 + ask.secondary_count + ask.prefix_count > UNATTACHED_ADDRESS_LIMIT:
+            raise Refused(
+                "PrivateIpAddressLimitExceeded", f"Number of private addresses will exceed {UNATTACHED_ADDRESS_LIMIT}."
+            )
+        primary = self._claim(subnet, ask.primary) if ask.primary else self._free_addresses(subnet, 1)[0]
+        self._macs += 1
+        eni = Eni(
+            id=f"eni-{secrets.token_hex(8)}", mac=_mac(self._macs), subnet_id=subnet.id, description=ask.description,
+            groups=list(ask.groups) or [self.default_group], primary=primary, interface_type=ask.interface_type,
+            tags=dict(ask.tags),
+        )  # fmt: skip
+        self.enis[eni.id] = eni
+        try:
+            self._grow(eni, ask.secondary_count, ask.prefix_count)
+            self._grow_v6(eni, ask.ipv6_count, ask.ipv6_prefix_count)
+        except Refused:
+            del self.enis[eni.id]
+            raise
+        if token is not None:
+            self._tokens[token] = (ask, eni.id)
+        return eni
+
+    def attach(self, eni_id: str, instance_id: str, device_index: int, card_index: int, *, now: float) -> Attachment:
+        """Attach an available ENI; it is "attaching" for `transition_s`."""
+        eni, instance = self.eni(eni_id), self.instance(instance_id)
+        if eni.attachment is not None:
+            raise Refused("InvalidNetworkInterface.InUse", f"Interface: [{eni_id}] in use.")
+        if self.subnets[eni.subnet_id].zone != instance.zone:
+            raise Refused(
+                "InvalidParameterCombination", "You may not attach a network interface to an instance in another zone."
+            )
+        self._check_attach(eni, instance, device_index, card_index)
+        eni.attachment = self._attachment(instance_id, device_index, card_index, now=now)
+        return eni.attachment
+
+    def detach(self, attachment_id: str, *, force: bool, now: float) -> Eni:
+        """Begin to take an ENI off its instance; the primary stays."""
+        eni = next((e for e in self.enis.values() if e.attachment and e.attachment.id == attachment_id), None)
+        if eni is None or eni.attachment is None:
+            raise Refused("InvalidAttachmentID.NotFound", f"The interface attachment '{attachment_id}' does not exist.")
+        if eni.attachment.device_index == 0 and eni.attachment.card_index == 0:
+            raise Refused("OperationNotPermitted", "The network interface at device index 0 cannot be detached.")
+        if eni.attachment.status == "attaching" and not force:
+            raise Refused("IncorrectState", f"The attachment '{attachment_id}' is not in the state 'attached'.")
+        eni.attachment.status, eni.attachment.until = "detaching", now + self.transition_s
+        return eni
+
+    def delete(self, eni_id: str) -> None:
+        """Delete an available ENI."""
+        if self.eni(eni_id).attachment is not None:
+            raise Refused("InvalidNetworkInterface.InUse", f"Network interface '{eni_id}' is currently in use.")
+        del self.enis[eni_id]
+
+    def settle(self, *, now: float) -> bool:
+        """End the transitions that are due; return whether anything changed."""
+        changed = False
+        for eni in self.enis.values():
+            if eni.attachment is None or eni.attachment.status == "attached" or eni.attachment.until > now:
+                continue
+            changed = True
+            if eni.attachment.status == "attaching":
+                eni.attachment.status = "attached"
+            else:
+                eni.attachment = None
+        return changed
+
+    def next_transition(self) -> float | None:
+        """Return when the next transition ends, None if nothing is under way."""
+        due = [e.attachment.until for e in self.enis.values() if e.attachment and e.attachment.status != "attached"]
+        return min(due, default=None)
+
+    # ------------------------------------------------------------------ addresses
+
+    def assign(self, eni_id: str, *, count: int, addresses: Sequence[IPv4Address], prefix_count: int,
+               prefixes: Sequence[IPv4Network], reassign: bool) -> tuple[list[IPv4Address], list[IPv4Network]]:  # fmt: skip
+        """Assign secondary addresses or prefixes to an ENI; return only the new ones."""
+        eni = self.eni(eni_id)
+        if bool(count or addresses) == bool(prefix_count or prefixes):
+            raise Refused("InvalidParameterCombination", "Specify either secondary addresses or prefixes.")
+        wanted = count + len(addresses) + prefix_count + len(prefixes)
+        limit = self._ipv4_limit(eni)
+        if eni.slots_used() + wanted > limit:
+            raise Refused(
+                "PrivateIpAddressLimitExceeded", f"Number of private addresses will exceed {limit} for {eni_id}."
+            )
+        if addresses or prefixes:
+            return self._assign_named(eni, addresses, prefixes, reassign=reassign)
+        return self._grow(eni, count, prefix_count)
+
+    def unassign(self, eni_id: str, addresses: Sequence[IPv4Address], prefixes: Sequence[IPv4Network]) -> None:
+        """Take secondary addresses and prefixes off an ENI; all or nothing."""
+        eni = self.eni(eni_id)
+        if not addresses and not prefixes:
+            raise Refused("MissingParameter", "Specify the addresses or prefixes to unassign.")
+        if eni.primary in addresses:
+            raise Refused(
+                "InvalidParameterValue", f"The primary address {eni.primary} of {eni_id} cannot be unassigned."
+            )
+        strange = [str(a) for a in addresses if a not in eni.secondaries] + [
+            str(p) for p in prefixes if p not in eni.prefixes
+        ]
+        if strange:
+            raise Refused(
+                "InvalidParameterValue", f"Some of {', '.join(strange)} are not assigned to interface {eni_id}"
+            )
+        eni.secondaries = [a for a in eni.secondaries if a not in addresses]
+        eni.prefixes = [p for p in eni.prefixes if p not in prefixes]
+
+    def assign_v6(self, eni_id: str, *, count: int, prefix_count: int) -> tuple[list[IPv6Address], list[IPv6Network]]:
+        """Assign IPv6 addresses or prefixes; return only the new ones."""
+        eni = self.eni(eni_id)
+        limit = self._ipv6_limit(eni)
+        if len(eni.addresses_v6) + len(eni.prefixes_v6) + count + prefix_count > limit:
+            raise Refused("Ipv6AddressLimitExceeded", f"Number of IPv6 addresses will exceed {limit} for {eni_id}.")
+        return self._grow_v6(eni, count, prefix_count)
+
+    def unassign_v6(self, eni_id: str, addresses: Sequence[IPv6Address], prefixes: Sequence[IPv6Network]) -> None:
+        """Take IPv6 addresses and prefixes off an ENI; all or nothing."""
+        eni = self.eni(eni_id)
+        if any(a not in eni.addresses_v6 for a in addresses) or any(p not in eni.prefixes_v6 for p in prefixes):
+            raise Refused("InvalidParameterValue", f"Some of the addresses are not assigned to interface {eni_id}")
+        eni.addresses_v6 = [a for a in eni.addresses_v6 if a not in addresses]
+        eni.prefixes_v6 = [p for p in eni.prefixes_v6 if p not in prefixes]
+
+    def tag(self, resources: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Add or replace tags of ENIs."""
+        for eni in [self.eni(resource) for resource in resources if resource.startswith("eni-")]:
+            eni.tags.update(tags)
+
+    # ------------------------------------------------------------------ looking
+
+    def eni(self, eni_id: str) -> Eni:
+        """Return the ENI or refuse as EC2 does."""
+        if eni_id not in self.enis:
+            raise Refused("InvalidNetworkInterfaceID.NotFound", f"The networkInterface ID '{eni_id}' does not exist")
+        return self.enis[eni_id]
+
+    def instance(self, instance_id: str) -> Instance:
+        """Return the instance or refuse as EC2 does."""
+        if instance_id not in self.instances:
+            raise Refused("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
+        return self.instances[instance_id]
+
+    def free_count(self, subnet: Subnet) -> int:
+        """Return how many single addresses the subnet still has."""
+        usable = subnet.cidr.num_addresses - RESERVED_FIRST - 1
+        return usable - len(self._used(subnet))
+
+    def snapshot(self) -> dict[str, Eni]:
+        """Return a copy of all ENIs that later calls do not change."""
+        return copy.deepcopy(self.enis)
+
+    def check(self) -> None:
+        """Raise AssertionError if an address lives twice, outside its subnet, or beyond a limit."""
+        owner: dict[IPv4Address, str] = {}
+        for eni in self.enis.values():
+            subnet = self.subnets[eni.subnet_id]
+            for address in _addresses_of(eni):
+                assert address in subnet.cidr, f"{address} of {eni.id} is outside {subnet.cidr}"
+                assert address not in owner, f"{address} is on {owner[address]} and on {eni.id}"
+                owner[address] = eni.id
+            limit = self._ipv4_limit(eni)
+            assert eni.slots_used() <= limit, f"{eni.id} has {eni.slots_used()} of {limit} addresses"
+
+    # ------------------------------------------------------------------ inside
+
+    def _subnet(self, subnet_id: str) -> Subnet:
+        if subnet_id not in self.subnets:
+            raise Refused("InvalidSubnetID.NotFound", f"The subnet ID '{subnet_id}' does not exist")
+        return self.subnets[subnet_id]
+
+    def _attachment(self, instance_id: str, device: int, card: int, *, now: float) -> Attachment:
+        return Attachment(
+            id=f"eni-attach-{secrets.token_hex(8)}", instance_id=instance_id, device_index=device, card_index=card,
+            status="attaching", until=now + self.transition_s, attached_at=now,
+        )  # fmt: skip
+
+    def _check_attach(self, eni: Eni, instance: Instance, device_index: int, card_index: int) -> None:
+        limits, held = instance.limits, self.enis_of(instance.id)
+        card = limits.card(card_index)
+        if card is None:
+            raise Refused("InvalidParameterValue", f"Network card index {card_index} is not valid for {limits.name}.")
+        on_card = [e.attachment.device_index for e in held if e.attachment and e.attachment.card_index == card_index]
+        if len(held) >= limits.max_enis or len(on_card) >= card.max_enis:
+            raise Refused(
+                "AttachmentLimitExceeded", f"Interface count {len(held) + 1} exceeds the limit for {limits.name}."
+            )
+        if device_index in on_card:
+            raise Refused(
+                "InvalidParameterValue",
+                f"Instance '{instance.id}' already has an interface attached at device index '{device_index}'.",
+            )
+        if eni.slots_used() > limits.ipv4_per_eni:
+            raise Refused("PrivateIpAddressLimitExceeded", f"{eni.id} has more addresses than {limits.name} allows.")
+
+    def _ipv4_limit(self, eni: Eni) -> int:
+        if eni.attachment is None:
+            return UNATTACHED_ADDRESS_LIMIT
+        return self.instances[eni.attachment.instance_id].limits.ipv4_per_eni
+
+    def _ipv6_limit(self, eni: Eni) -> int:
+        if eni.attachment is None:
+            return UNATTACHED_ADDRESS_LIMIT
+        return self.instances[eni.attachment.instance_id].limits.ipv6_per_eni
+
+    def _used(self, subnet: Subnet) -> set[IPv4Address]:
+        mine = (eni for eni in self.enis.values() if eni.subnet_id == subnet.id)
+        return {address for eni in mine for address in _addresses_of(eni)}
+
+    def _free_addresses(self, subnet: Subnet, count: int) -> list[IPv4Address]:
+        """Choose free addresses, going round the subnet so that a freed one is not handed out again at once."""
+        used, found = self._used(subnet), list[IPv4Address]()
+        start, size = self._cursor.get(subnet.id, RESERVED_FIRST), subnet.cidr.num_addresses
+        for step in range(size if count else 0):
+            offset = (start + step) % size
+            address = subnet.cidr.network_address + offset
+            if subnet.is_usable(address) and address not in used:
+                found.append(address)
+            if len(found) == count:
+                self._cursor[subnet.id] = offset + 1
+                return found
+        if count:
+            raise Refused(
+                "InsufficientFreeAddressesInSubnet",
+                f"The specified subnet does not have enough free addresses to satisfy the request ({subnet.id}).",
+            )
+        return []
+
+    def _claim(self, subnet: Subnet, address: IPv4Address) -> IPv4Address:
+        if not subnet.is_usable(address):
+            raise Refused("InvalidParameterValue", f"Address {address} does not fall within the subnet's address range")
+        if address in self._used(subnet):
+            raise Refused("InvalidIPAddress.InUse", f"The specified address is already in use: {address}")
+        return address
+
+    def _free_prefixes(self, subnet: Subnet, count: int) -> list[IPv4Network]:
+        used, found = self._used(subnet), list[IPv4Network]()
+        blocks = (
+            subnet.cidr.subnets(new_prefix=PREFIX_LENGTH_V4)
+            if count and subnet.cidr.prefixlen <= PREFIX_LENGTH_V4
+            else ()
+        )
+        # From the top: single addresses grow from the bottom, so the two meet late. The reserved ends spoil two blocks.
+        for block in reversed(list(blocks)):
+            if all(subnet.is_usable(address) and address not in used for address in block):
+                found.append(block)
+            if len(found) == count:
+                return found
+        if count:
+            raise Refused(
+                "InsufficientCidrBlocks",
+                "The specified subnet does not have enough free cidr blocks to satisfy the request.",
+            )
+        return []
+
+    def _grow(self, eni: Eni, count: int, prefix_count: int) -> tuple[list[IPv4Address], list[IPv4Network]]:
+        subnet = self.subnets[eni.subnet_id]
+        addresses, prefixes = self._free_addresses(subnet, count), self._free_prefixes(subnet, prefix_count)
+        eni.secondaries += addresses
+        eni.prefixes += prefixes
+        return addresses, prefixes
+
+    def _assign_named(self, eni: Eni, addresses: Sequence[IPv4Address], prefixes: Sequence[IPv4Network],
+                      *, reassign: bool) -> tuple[list[IPv4Address], list[IPv4Network]]:  # fmt: skip
+        subnet = self.subnets[eni.subnet_id]
+        others = [e for e in self.enis.values() if e.subnet_id == subnet.id]
+        movable = {a: e for e in others for a in e.secondaries} if reassign else {}
+        for address in addresses:
+            if address not in movable:
+                self._claim(subnet, address)
+        for address in {a for block in prefixes for a in block}:
+            self._claim(subnet, address)
+        for address in addresses:
+            if address in movable:
+                movable[address].secondaries.remove(address)
+        eni.secondaries += addresses
+        eni.prefixes += prefixes
+        return list(addresses), list(prefixes)
+
+    def _grow_v6(self, eni: Eni, count: int, prefix_count: int) -> tuple[list[IPv6Address], list[IPv6Network]]:
+        subnet = self.subnets[eni.subnet_id]
+        base = int(subnet.cidr_v6.network_address)
+        addresses = [IPv6Address(base + (1 << 32) + secrets.randbelow(1 << 31)) for _ in range(count)]
+        taken = {p for e in self.enis.values() for p in e.prefixes_v6}
+        prefixes: list[IPv6Network] = []
+        while len(prefixes) < prefix_count:
+            number = 1 + secrets.randbelow((1 << (PREFIX_LENGTH_V6 - subnet.cidr_v6.prefixlen)) - 1)
+            block = IPv6Network((base + (number << (128 - PREFIX_LENGTH_V6)), PREFIX_LENGTH_V6))
+            if block not in taken:
+                prefixes.append(block)
+                taken.add(block)
+        eni.addresses_v6 += addresses
+        eni.prefixes_v6 += prefixes
+        return addresses, prefixes
+
+
+def _addresses_of(eni: Eni) -> Iterable[IPv4Address]:
+    yield eni.primary
+    yield from eni.secondaries
+    for block in eni.prefixes:
+        yield from block
+
+
+def _mac(number: int) -> str:
+    octets = (0x02, 0x0A, (number >> 24) & 255, (number >> 16) & 255, (number >> 8) & 255, number & 255)
+    return ":".join(f"{octet:02x}" for octet in octets)

@@ -1,0 +1,1 @@
+"""A small Kubernetes API server: `store` keeps objects and their history, `server` speaks HTTP, `resources` is the table of kinds."""

@@ -1,0 +1,35 @@
+"""python -m vpccni.lab.kube STATE_FOLDER: the lab's Kubernetes API, in the VPC's namespace and on `kube.sock`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from vpccni.lab import vpc_plan
+from vpccni.lab.kube.resources import BY_PATH
+from vpccni.lab.kube.server import serve
+from vpccni.lab.kube.store import Store
+
+NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+
+def main(argv: list[str]) -> int:
+    """Serve until told to end."""
+    store = Store()
+    for name in NAMESPACES:
+        labels = {"kubernetes.io/metadata.name": name}
+        store.create(
+            BY_PATH[("", "v1", "namespaces")],
+            "",
+            {"metadata": {"name": name, "labels": labels}, "status": {"phase": "Active"}},
+        )
+    service = {"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": "172.20.0.1", "ports": [{"port": 443}]}}
+    store.create(BY_PATH[("", "v1", "services")], "default", service)
+    serve(store, (str(vpc_plan.SERVICE), vpc_plan.KUBE_PORT), Path(argv[0]) / "kube.sock")
+    threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
