@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vpccni.components.eni_manager.facts import CloudEni
+from vpccni.components.eni_manager.facts import CloudEni, NewEni
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.make_limits import limits_of
 from vpccni.shared.effects import effect
@@ -28,18 +27,6 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = 4
 CONNECT_TIMEOUT_S: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class NewEni:
-    """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter."""
-
-    token: str
-    subnet_id: SubnetId
-    groups: tuple[str, ...]
-    description: str
-    tags: tuple[tuple[str, str], ...]
-    addresses: int
 
 
 class Ec2:

@@ -69,3 +69,15 @@ class CloudEni:
     def is_attached_to(self, instance_id: str) -> bool:
         """Tell whether the attachment to this instance is complete."""
         return self.instance_id == instance_id and self.attachment_status == "attached"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEni:
+    """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter."""
+
+    token: str
+    subnet_id: SubnetId
+    groups: tuple[str, ...]
+    description: str
+    tags: tuple[tuple[str, str], ...]
+    addresses: int

@@ -107,7 +107,7 @@ class Picture:
 
     def with_eni(self, eni: HeldEni, *, now: float) -> Picture:
         """Return the picture with a new or changed ENI of ours."""
-        fresh = {name: now + SETTLE_S for name in (eni.eni_id, *eni.addresses)}
+        fresh = dict.fromkeys((eni.eni_id, *eni.addresses), now + SETTLE_S)
         return Picture({**self.enis, eni.eni_id: eni}, {**self.settling, **fresh})
 
     def with_addresses(self, eni_id: EniId, added: Iterable[str], *, now: float) -> Picture:
@@ -179,7 +179,7 @@ def differs(picture: Picture, listed: Sequence[MetadataEni], *, now: float) -> b
         odd = {*eni.addresses[1:], *eni.prefixes} ^ {*held.addresses, *held.cloud.prefixes}
         if any(name not in picture.settling or name in settled for name in odd):
             return True
-    return any(eni.doubted_since is not None or eni.problem for eni in picture.enis.values())
+    return any(eni.doubted_since is not None for eni in picture.enis.values())
 
 
 def look(
