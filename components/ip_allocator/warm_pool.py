@@ -76,7 +76,7 @@ def is_low(total: int, assigned: int, slots: int, targets: Targets) -> bool:
     if targets.by_address:
         return shortage(total, assigned, targets) > 0
     free = total - assigned
-    return free < slots * targets.warm_eni or (free <= 0 and (targets.warm_eni > 0 or assigned >= total))
+    return free < slots * targets.warm_eni or free <= 0
 
 
 def shortage(total: int, assigned: int, targets: Targets) -> int:

@@ -1,0 +1,371 @@
+"""The allocator's loop: releases and assignments in batches under one save, copies of the inventory, the wish for capacity.
+
+    Assign*, Release* ──▶ ledger (core) ──▶ checkpoint.save ──▶ answers
+    Inventory, UsableEnis ──▶ pool          PoolState, LedgerState ──▶ events
+    Wirings ──▶ audit                       CapacityTarget ──▶ eni_manager
+
+The ledger in force is replaced only after its save; a save that fails leaves everything as it was and gives nothing out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from vpccni.components.ip_allocator import audit, causes, warm_pool
+from vpccni.components.ip_allocator import ledger as books
+from vpccni.components.ip_allocator import pool as pools
+from vpccni.components.ip_allocator.checkpoint import Checkpoint
+from vpccni.components.ip_allocator.ledger import Ledger
+from vpccni.shared import names
+from vpccni.shared.bus import Call
+from vpccni.shared.clock import wall_ns
+from vpccni.shared.errors import BusError, CheckpointFailed
+from vpccni.shared.loop import Timer
+from vpccni.shared.messages.allocation import (
+    Assign,
+    Assigned,
+    LedgerEntry,
+    LedgerState,
+    NoCapacity,
+    PoolState,
+    Release,
+    Released,
+)
+from vpccni.shared.messages.base import Message, Sandbox
+from vpccni.shared.messages.inventory import CapacityTarget, CardTarget, Inventory
+from vpccni.shared.messages.wiring import UsableEnis, Wirings
+from vpccni.shared.process import Process
+
+REVIEW_S: Final = 5.0
+SHRINK_EVERY_S: Final = 30.0  # spec ipam.md 2: address scale-down at most once per 30 s
+DEMAND_LASTS_S: Final = 2.0
+"""A sandbox that got nothing counts as demand this long after its last try."""
+POOL_STATE_AFTER_S: Final = 0.1
+LEDGER_STATE_AFTER_S: Final = 2.0
+TARGET_AFTER_S: Final = 0.02
+TARGET_TIMEOUT_S: Final = 2.0
+RESEND_TARGET_S: Final = 30.0
+
+
+class AllocatorService:
+    """The one owner of the ledger. `start` loads the checkpoint and begins to serve."""
+
+    def __init__(self, process: Process, checkpoint: Checkpoint) -> None:
+        self._process, self._checkpoint = process, checkpoint
+        self._clock = process.loop.clock
+        self._period_s = float(process.settings.ip_cooldown_s)
+        self._ledger = Ledger()
+        self._inventory: Inventory | None = None
+        self._usable: UsableEnis | None = None
+        self._pool: pools.Pool | None = None
+        self._rebuild = False
+        self._missing: dict[Sandbox, float] = {}
+        self._demand: dict[Sandbox, float] = {}
+        self._shrunk_at = float("-inf")
+        self._sent: tuple[float, CapacityTarget] | None = None
+        self._timers: dict[str, Timer] = {}
+
+    def start(self) -> None:
+        """Load the ledger, serve, and keep copies of what the peers know."""
+        loaded = self._checkpoint.load()
+        self._rebuild = loaded.ledger is None
+        if loaded.trouble:
+            self._process.log.error("checkpoint unreadable, rebuilding from the kernel", why=loaded.trouble)
+            self._process.count("vpccni_ledger_rebuilds")
+        self._ledger = loaded.ledger or Ledger()
+        process = self._process
+        process.handle_batch(Release, self._on_releases)
+        process.handle_batch(Assign, self._on_assigns)
+        process.subscribe(names.ENI_MANAGER, {Inventory: self._on_inventory})
+        process.subscribe(names.NETLINK_PROGRAMMER, {UsableEnis: self._on_usable, Wirings: self._on_wirings})
+        process.loop.every(REVIEW_S, self._review, name="review")
+        process.count("awscni_add_ip_req_count", 0)
+        process.count("awscni_no_available_ip_addresses", 0)
+        self._save(self._ledger)
+        self._publish_pool()
+        process.serving()
+
+    # -- requests
+
+    def _on_releases(self, calls: Sequence[Call]) -> list[Message]:
+        asks = [cast(Release, call.message) for call in calls]
+        answers: list[Message] = []
+        for ask, call in zip(asks, calls, strict=True):
+            holding = self._ledger.held.get(ask.sandbox)
+            self._process.count("awscni_del_ip_req_count", reason=ask.reason)
+            self._process.log.info(
+                "address released" if holding else "nothing to release",
+                trace=call.trace_id,
+                sandbox=str(ask.sandbox),
+                address=holding.address if holding else "",
+                reason=ask.reason,
+            )
+            answers.append(Released(sandbox=ask.sandbox, interfaces=[holding.interface()] if holding else []))
+        self._replace(books.release(self._ledger, [ask.sandbox for ask in asks], now=self._clock()))
+        for ask in asks:
+            self._demand.pop(ask.sandbox, None)
+        return answers
+
+    def _on_assigns(self, calls: Sequence[Call]) -> list[Message]:
+        asks = [cast(Assign, call.message) for call in calls]
+        self._process.count("awscni_add_ip_req_count", len(asks))
+        if self._pool is None or self._rebuild:
+            return [self._known_or_starting(ask) for ask in asks]
+        now = self._clock()
+        after, holdings = pools.assign(
+            self._pool, self._ledger, asks, now=now, period_s=self._period_s, wall_ns=wall_ns()
+        )
+        self._replace(after)
+        answers: list[Message] = []
+        for ask, call, holding in zip(asks, calls, holdings, strict=True):
+            if holding is None:
+                self._demand[ask.sandbox] = now
+                answers.append(self._refusal(ask.sandbox))
+                continue
+            self._demand.pop(ask.sandbox, None)
+            self._process.log.info(
+                "address assigned",
+                trace=call.trace_id,
+                sandbox=str(ask.sandbox),
+                pod=str(ask.pod),
+                address=holding.address,
+                eni=holding.eni_id,
+            )
+            answers.append(Assigned(sandbox=ask.sandbox, interfaces=[holding.interface()]))
+        return answers
+
+    def _known_or_starting(self, ask: Assign) -> Message:
+        holding = self._ledger.held.get(ask.sandbox)
+        if holding is not None and holding.eni_id and holding.route_table:
+            return Assigned(sandbox=ask.sandbox, interfaces=[holding.interface()])
+        return self._refusal(ask.sandbox)
+
+    def _refusal(self, sandbox: Sandbox) -> NoCapacity:
+        self._process.count("awscni_no_available_ip_addresses")
+        self._plan_soon()
+        cause, detail, retry_ms = self._cause()
+        self._process.count("vpccni_no_capacity", cause=cause)
+        return NoCapacity(sandbox=sandbox, cause=cause, detail=detail, retry_after_ms=retry_ms)
+
+    def _cause(self) -> tuple[str, str, int]:
+        now = self._clock()
+        if self._pool is None or self._inventory is None or self._rebuild:
+            return causes.explain(None, None, can_grow=False, cools_in_s=None, now=now)
+        census = self._census()
+        waits = [at + self._period_s - now for at in self._ledger.released_at.values()]
+        shape, targets = self._shape(), self._targets()
+        grows = warm_pool.wanted_total(shape, targets) > shape.total or self._inventory.pending_addresses > 0
+        return causes.explain(
+            self._inventory,
+            census,
+            can_grow=grows,
+            cools_in_s=min(waits) if waits and census.cooling else None,
+            now=now,
+        )
+
+    # -- copies of the peers' facts
+
+    def _on_inventory(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        attached = frozenset(address for eni in inventory.enis for address in eni.addresses)
+        enis = frozenset(eni.eni_id for eni in inventory.enis)
+        self._replace(books.forget_gone(self._ledger, addresses=attached, enis=enis))
+        self._rebuild_pool()
+
+    def _on_usable(self, usable: UsableEnis) -> None:
+        self._usable = usable
+        self._rebuild_pool()
+
+    def _rebuild_pool(self) -> None:
+        if self._inventory is None or self._usable is None:
+            return
+        self._pool = pools.build(self._inventory, self._usable)
+        lost = [holding.address for holding in self._ledger.held.values() if holding.address not in self._pool.eni_of]
+        if lost:
+            self._process.degraded(
+                "lost", f"addresses of running pods that EC2 does not show: {', '.join(sorted(lost))}"
+            )
+        else:
+            self._process.healthy("lost")
+        self._plan_soon()
+        self._publish_pool()
+
+    def _on_wirings(self, wirings: Wirings) -> None:
+        now = self._clock()
+        found = audit.compare(self._ledger, wirings, self._missing, now=now, wall_ns=wall_ns())
+        self._missing = found.missing
+        for conflict in found.conflicts:
+            self._process.log.error("two claims to one address", detail=conflict)
+            self._process.count("vpccni_ledger_conflicts")
+        after = self._ledger
+        if found.gone:
+            self._process.log.warning("sandboxes without a veth released", count=len(found.gone))
+            self._process.count("vpccni_ledger_audit_releases", len(found.gone))
+            after = books.release(after, found.gone, now=now)
+        if found.adopted:
+            self._process.log.warning("wired pods adopted", count=len(found.adopted))
+            self._process.count("vpccni_ledger_adoptions", len(found.adopted))
+            after = books.hold(after, found.adopted)
+        self._replace(after)
+        if self._rebuild:
+            self._rebuild = False
+            self._rebuild_pool()
+
+    # -- the plan
+
+    def _plan_soon(self) -> None:
+        self._after("plan", TARGET_AFTER_S, self._plan)
+
+    def _review(self) -> None:
+        self._replace(books.forget_cooled(self._ledger, now=self._clock(), period_s=self._period_s), quiet=True)
+        self._plan()
+        self._publish_pool()
+
+    def _plan(self) -> None:
+        if self._pool is None or self._inventory is None:
+            return
+        now = self._clock()
+        self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
+        if now - self._shrunk_at > SHRINK_EVERY_S:
+            self._shrink(now)
+        shape = self._shape()
+        fenced = [
+            (eni.eni_id, address)
+            for eni in self._pool.enis
+            for address in eni.addresses
+            if address in self._ledger.fenced
+        ]
+        card = CardTarget(
+            card=0,
+            total_addresses=warm_pool.wanted_total(shape, self._targets()),
+            surrendered_addresses=fenced,
+            surrendered_enis=sorted(self._ledger.fenced_enis),
+        )
+        target = CapacityTarget(cards=[card], reason=f"{shape.assigned} of {shape.total} assigned")
+        same = self._sent is not None and self._sent[1].cards == target.cards
+        if not same or self._sent is None or now - self._sent[0] > RESEND_TARGET_S:
+            self._sent = (now, target)
+            self._process.loop.spawn(self._send(target), name="capacity target")
+
+    async def _send(self, target: CapacityTarget) -> None:
+        try:
+            await self._process.client(names.ENI_MANAGER).call(target, timeout_s=TARGET_TIMEOUT_S)
+            self._process.healthy("target")
+        except BusError as error:
+            self._sent = None
+            self._process.degraded("target", f"the ENI manager does not hear what is wanted: {error.why}")
+
+    def _shrink(self, now: float) -> None:
+        shape, targets = self._shape(), self._targets()
+        eni = warm_pool.surrender_eni(shape, targets)
+        addresses = [] if eni else self._surplus(shape, targets, now)
+        if eni or addresses:
+            self._shrunk_at = now
+            self._process.log.info("giving back", eni=eni or "", addresses=addresses)
+            self._replace(books.fence(self._ledger, addresses, [eni] if eni else []))
+
+    def _surplus(self, shape: warm_pool.Shape, targets: warm_pool.Targets, now: float) -> list[str]:
+        assert self._pool is not None
+        by_id = {eni.eni_id: eni for eni in self._pool.enis}
+        holders = self._ledger.holders()
+        chosen: list[str] = []
+        for eni_id, number in warm_pool.surrender_addresses(shape, targets):
+            free = [
+                address
+                for address in by_id[eni_id].addresses
+                if address not in holders
+                and address not in self._ledger.fenced
+                and not books.is_cooling(self._ledger, address, now=now, period_s=self._period_s)
+            ]
+            chosen += warm_pool.split(free, number)
+        return chosen
+
+    def _targets(self) -> warm_pool.Targets:
+        settings = self._process.settings
+        max_pods = self._inventory.max_pods if self._inventory else 0
+        return warm_pool.Targets(
+            settings.warm_eni_target, settings.warm_ip_target, settings.minimum_ip_target, max_pods
+        )
+
+    def _shape(self) -> warm_pool.Shape:
+        assert self._pool is not None
+        assert self._inventory is not None
+        now, holders = self._clock(), self._ledger.holders()
+        shapes = []
+        for eni in self._pool.enis:
+            if eni.eni_id in self._ledger.fenced_enis:
+                continue
+            ours = [address for address in eni.addresses if address not in self._ledger.fenced]
+            free = [address for address in ours if address not in holders]
+            cooling = sum(books.is_cooling(self._ledger, one, now=now, period_s=self._period_s) for one in free)
+            removable = not (eni.is_primary or eni.is_trunk or eni.is_efa)
+            shapes.append(
+                warm_pool.EniShape(
+                    eni.eni_id, len(ours), len(ours) - len(free), cooling, now - eni.attached_at, removable
+                )
+            )
+        limit = sum(card.max_enis for card in self._inventory.cards if card.card == 0) - len(self._ledger.fenced_enis)
+        return warm_pool.Shape(tuple(shapes), self._inventory.slots, limit, len(self._demand))
+
+    def _census(self) -> pools.Census:
+        assert self._pool is not None
+        return pools.count(self._pool, self._ledger, now=self._clock(), period_s=self._period_s)
+
+    # -- saving and telling
+
+    def _replace(self, after: Ledger, *, quiet: bool = False) -> None:
+        """Put the next ledger in force, after its save. Raises `CheckpointFailed` and changes nothing then."""
+        if after is self._ledger:
+            return
+        if not quiet:
+            self._save(after)
+        self._ledger = after
+        self._after("pool state", POOL_STATE_AFTER_S, self._publish_pool)
+        self._after("ledger state", LEDGER_STATE_AFTER_S, self._publish_ledger)
+        self._plan_soon()
+
+    def _save(self, ledger: Ledger) -> None:
+        try:
+            self._checkpoint.save(ledger)
+        except CheckpointFailed as error:
+            self._process.count("vpccni_checkpoint_failures")
+            self._process.degraded("checkpoint", str(error))
+            raise
+        self._process.healthy("checkpoint")
+
+    def _after(self, key: str, seconds: float, call: object) -> None:
+        """Run `call` once in `seconds`, however often it is asked for meanwhile."""
+        if key not in self._timers:
+
+            def fire() -> None:
+                del self._timers[key]
+                call()  # type: ignore[operator]  # one of this class's own methods
+
+            self._timers[key] = self._process.loop.call_later(seconds, fire)
+
+    def _publish_pool(self) -> None:
+        cause, detail, retry_ms = self._cause()
+        census = self._census() if self._pool is not None else pools.Census(0, len(self._ledger.held), 0, 0, 0, 0)
+        ready = census.assignable > 0 or retry_ms > 0
+        self._process.publish(
+            PoolState(
+                ready=ready and self._pool is not None,
+                total=census.total,
+                assigned=census.assigned,
+                assignable=census.assignable,
+                cooling=census.cooling,
+                fenced=census.fenced,
+                unconfirmed=census.unconfirmed,
+                max_pods=self._inventory.max_pods if self._inventory else 0,
+                cause="" if census.assignable else cause,
+                detail="" if census.assignable else detail,
+            )
+        )
+
+    def _publish_ledger(self) -> None:
+        entries = [
+            LedgerEntry(holding.address, holding.eni_id, holding.sandbox, holding.pod, holding.assigned_at_ns)
+            for holding in self._ledger.held.values()
+        ]
+        self._process.publish(LedgerState(entries=entries, fenced=sorted(self._ledger.fenced)))
