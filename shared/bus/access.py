@@ -65,6 +65,12 @@ def claim(run_dir: Path, process: str) -> int:
     return descriptor
 
 
+def uid_of(address: bytes) -> bytes:
+    """Return the uid in what ZeroMQ says of an ipc peer: `uid:gid:pid`, in some builds behind a host name and a colon."""
+    parts = address.split(b":")
+    return parts[-3] if len(parts) >= 3 else b""
+
+
 class AccessControl:
     """Answers ZeroMQ's question "may this peer connect?": only processes of our own uid may."""
 
@@ -78,8 +84,7 @@ class AccessControl:
 
     def _answer(self) -> None:
         version, request_id, _domain, address, _identity, _mechanism, *_ = self._socket.recv_multipart()
-        uid = address.split(b":")[0]
-        allowed = uid == self._allowed or address == b""  # empty: inproc, this very process
+        allowed = address == b"" or uid_of(address) == self._allowed  # empty: inproc, this very process
         if not allowed:
             self._refused(address.decode(errors="replace"))
         status = (b"200", b"OK") if allowed else (b"400", b"another user")
