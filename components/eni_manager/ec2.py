@@ -75,7 +75,7 @@ class Ec2:
                 error_code="NotFound",
                 on=instance_type,
             )
-        described: Mapping[str, Any] = reply["InstanceTypes"][0]  # type: ignore[assignment]  # read as the table's maker reads it
+        described: Mapping[str, Any] = reply["InstanceTypes"][0]
         return limits_of(described)
 
     def create(self, new: NewEni) -> CloudEni:

@@ -57,7 +57,7 @@ class Backoff:
 
     def pause_s(self, tries: int, random: float) -> float:
         """Return the pause after the `tries`-th failure in a row (1: the first); `random` is in [0, 1)."""
-        full = min(self.first_s * 2 ** min(tries - 1, 16), self.longest_s)
+        full = min(self.first_s * (1 << min(tries - 1, 16)), self.longest_s)
         return full * (1 - self.jitter * random)
 
 
