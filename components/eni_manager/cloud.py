@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from vpccni.components.eni_manager.ec2 import DENIALS
+from vpccni.components.eni_manager.hindrance import DENIALS
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.process import Process
 

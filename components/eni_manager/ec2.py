@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from vpccni.components.eni_manager.facts import CloudEni, NewEni
+from vpccni.components.eni_manager.hindrance import DENIALS
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.make_limits import limits_of
 from vpccni.shared.effects import effect
@@ -163,7 +164,6 @@ def _refusals(api: str, on: str) -> Iterator[None]:
         ) from error
 
 
-DENIALS: Final = frozenset(
     {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation"}
 )
 

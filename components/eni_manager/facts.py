@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vpccni.shared.names import EniId, SubnetId
@@ -81,3 +82,10 @@ class NewEni:
     description: str
     tags: tuple[tuple[str, str], ...]
     addresses: int
+
+
+def eni_tags(instance_id: str, cluster_name: str, additional: Mapping[str, str], created_at: str) -> dict[str, str]:
+    """Return the tags of an ENI we create (spec ipam.md 13.7). The operator's may replace the owner, nothing else."""
+    owner = {TAG_CLUSTER: cluster_name, TAG_OWNER: "amazon-vpc-cni"} if cluster_name else {}
+    fixed = {TAG_CREATED: created_at, TAG_INSTANCE: instance_id}
+    return {**owner, **additional, **fixed, **({TAG_CLUSTER: cluster_name} if cluster_name else {})}

@@ -43,6 +43,7 @@ CAUSES: Final = {
     "AttachmentLimitExceeded": ENI_LIMIT,
     "NetworkInterfaceLimitExceeded": ENI_LIMIT,
 }
+DENIALS: Final = frozenset(code for code, cause in CAUSES.items() if cause == DENIED)
 NO_ANSWER: Final = frozenset({"", "InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"})
 """After these nobody knows whether EC2 carried the call out."""
 

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
 from vpccni.components.eni_manager.cloud import Cloud
-from vpccni.components.eni_manager.ec2 import Ec2
 from vpccni.components.eni_manager.facts import CloudEni
 from vpccni.components.eni_manager.hindrance import LOOK, NO_ANSWER, THROTTLED, cause_of
 from vpccni.components.eni_manager.journal import ATTACH, CREATE, DELETE, DETACH, OWN, Intent, Journal
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.loop import Loop
 from vpccni.shared.names import EniId
+
+if TYPE_CHECKING:
+    from vpccni.components.eni_manager.ec2 import Ec2
 
 CallResult = TypeVar("CallResult")
 
@@ -46,6 +48,7 @@ class Owner(Protocol):
     def eni_gone(self, eni_id: EniId) -> None: ...
     def growth_refused(self, error: CloudRefused) -> None: ...
     def under_way_changed(self) -> None: ...
+    def journal_refused(self, error: OSError) -> None: ...
 
 
 class Lifecycle:
@@ -92,8 +95,13 @@ class Lifecycle:
             except CloudRefused as error:
                 tries += 1
                 self._unsure.add(token)
-                if self._refused(intent, error, tries):
+                if self._refused(self.intents[token], error, tries):
                     await self._loop.sleep(LOOK.pause_s(tries, random.random()))
+            except OSError as error:  # the journal: every step can be repeated
+                tries += 1
+                self._unsure.add(token)
+                self._owner.journal_refused(error)
+                await self._loop.sleep(LOOK.pause_s(tries, random.random()))
         self._unsure.discard(token)
         self._owner.under_way_changed()
 
@@ -153,9 +161,10 @@ class Lifecycle:
     async def _detach(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)
         eni = await self._seen(eni_id, lambda one: True)
-        if eni is not None and eni.attachment_id and eni.attachment_status not in ("detaching", "detached"):
-            await self._call("DetachNetworkInterface", lambda: self._ec2.detach(eni_id, eni.attachment_id))
         if eni is not None and eni.attachment_id:
+            attachment_id = eni.attachment_id
+            if eni.attachment_status not in ("detaching", "detached"):
+                await self._call("DetachNetworkInterface", lambda: self._ec2.detach(eni_id, attachment_id))
             eni = await self._seen(eni_id, lambda one: not one.attachment_id, within_s=ATTACHED_WITHIN_S)
         if eni is not None and eni.attachment_id:
             return  # still detaching: looked at again
@@ -213,12 +222,14 @@ class Lifecycle:
         self._put(changed)
 
     def _put(self, intent: Intent) -> None:
-        self.intents[intent.token] = intent
-        self._journal.save(list(self.intents.values()))
+        after = {**self.intents, intent.token: intent}
+        self._journal.save(list(after.values()))  # before it counts: what cannot be written down is not begun
+        self.intents = after
 
     def _drop(self, intent: Intent) -> None:
-        del self.intents[intent.token]
-        self._journal.save(list(self.intents.values()))
+        after = {token: one for token, one in self.intents.items() if token != intent.token}
+        self._journal.save(list(after.values()))
+        self.intents = after
 
     async def _call(self, api: str, work: Callable[[], CallResult]) -> CallResult:
         return await self._cloud.call(api, work)

@@ -1,0 +1,106 @@
+"""From nothing to a `Manager`: metadata, limits, EC2 client, first look; repeated with pauses until it works, saying why not.
+
+A wish that comes earlier is kept for the manager; the latest one counts.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from vpccni.components.eni_manager.cloud import Cloud
+from vpccni.components.eni_manager.facts import InstanceFacts
+from vpccni.components.eni_manager.imds import Imds
+from vpccni.components.eni_manager.limits import InstanceLimits, find_limits
+from vpccni.components.eni_manager.service import Manager, first_pause_s
+from vpccni.shared.bus import Call
+from vpccni.shared.errors import CloudRefused
+from vpccni.shared.messages.base import Message
+from vpccni.shared.messages.common import Done
+from vpccni.shared.messages.inventory import CapacityAccepted, CapacityTarget, Report
+from vpccni.shared.process import Process
+
+if TYPE_CHECKING:
+    from vpccni.components.eni_manager.ec2 import Ec2
+
+
+class Service:
+    """The requests this process answers, and its start."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._manager: Manager | None = None
+        self._early_wish: CapacityTarget | None = None
+        self._imds = Imds(
+            process.raw.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ""),
+            v1_allowed=process.raw.get("AWS_EC2_METADATA_V1_DISABLED", "").lower() != "true",
+            on_error=lambda api: process.loop.call_from_thread(lambda: self._imds_failed(api)),
+        )
+        self._cloud = Cloud(process, on_denied=self._denied)
+        self._ec2: Ec2 | None = None
+        process.handle(CapacityTarget, self._on_target)
+        process.handle(Report, self._on_report)
+        process.loop.spawn(self._start(), name="start")
+
+    async def _start(self) -> None:
+        tries = 0
+        while self._manager is None:
+            try:
+                self._manager = await self._first_look()
+            except CloudRefused as error:
+                tries += 1
+                self._process.degraded("start", f"No inventory yet. {error}")
+                await self._process.loop.sleep(first_pause_s(tries))
+        self._process.healthy("start")
+        if self._early_wish is not None:
+            self._manager.wish(self._early_wish)
+
+    async def _first_look(self) -> Manager:
+        loop = self._process.loop
+        instance = await loop.in_thread(self._imds.instance)
+        if self._ec2 is None:
+            self._ec2 = await loop.in_thread(_connect, self._process, instance)
+        limits = await self._limits(self._ec2, instance.instance_type)
+        manager = Manager(self._process, self._imds, self._cloud, self._ec2, instance, limits)
+        await manager.start()
+        return manager
+
+    async def _limits(self, ec2: Ec2, instance_type: str) -> InstanceLimits:
+        table = files("vpccni.components.eni_manager").joinpath("limits.tsv").read_text()
+        known = find_limits(table, instance_type)
+        if known is not None:
+            return known
+        return await self._cloud.call("DescribeInstanceTypes", lambda: ec2.limits(instance_type))
+
+    async def _on_target(self, message: CapacityTarget, call: Call) -> Message:
+        if self._manager is None:
+            self._early_wish = message
+        else:
+            self._manager.wish(message)
+        return CapacityAccepted()
+
+    async def _on_report(self, message: Report, call: Call) -> Message:
+        self._process.count("vpccni_reports", 1, reason=message.reason)
+        pod = f"{message.pod_namespace}/{message.pod_name}" if message.pod_name else ""
+        self._process.log.warning("report", reason=message.reason, detail=message.note, on=pod)
+        return Done()
+
+    def _imds_failed(self, api: str) -> None:
+        self._process.count("awscni_aws_api_error_count", 1, api=api, error="")
+
+    def _denied(self, api: str, sentence: str) -> None:
+        self._process.count("vpccni_reports", 1, reason="MissingIAMPermissions")
+        self._process.log.warning("report", reason="MissingIAMPermissions", api=f"ec2:{api}", detail=sentence)
+
+
+def _connect(process: Process, instance: InstanceFacts) -> Ec2:
+    """Import boto3 in the pool's thread: it takes a second, and requests are answered meanwhile."""
+    from vpccni.components.eni_manager.ec2 import Ec2
+
+    settings = process.settings
+    return Ec2(
+        region=instance.region,
+        endpoint=settings.ec2_endpoint,
+        version=settings.cni_version,
+        timeout_s=settings.http_timeout_s,
+    )
