@@ -3,13 +3,13 @@
 It never decides which pod gets which address and never touches the kernel. Read in this order:
 
     facts       what EC2 and metadata say, as plain values
-    inventory   core: the two pictures merged into one, and what a reconcile believes
+    inventory   core: the two pictures merged into one, and what a new look may change
     planner     core: the allocator's wish turned into the fewest EC2 calls
     hindrance   core: why growing does not go on, and when it is tried again
     limits      core: how many ENIs and addresses an instance type may have (limits.tsv, made by make_limits)
-    recovery    core: what a crash between two EC2 calls left to do
     imds, ec2, journal      adapters: instance metadata, EC2 (the only module with boto3), the intents on disk
     cloud       EC2 calls for the loop: in a thread, counted, timed
-    look, growth, shrinking the effects of the plan, step by step
+    lifecycle   an ENI's way into the inventory and out of it, one journaled step after the other
     service     the loop: messages and timers to the core, its decisions to the adapters
+    startup     from nothing to the first complete look
 """

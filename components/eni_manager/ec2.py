@@ -17,8 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from vpccni.components.eni_manager.facts import CloudEni, NewEni
 from vpccni.components.eni_manager.hindrance import DENIALS
-from vpccni.components.eni_manager.limits import InstanceLimits
-from vpccni.components.eni_manager.make_limits import limits_of
+from vpccni.components.eni_manager.limits import InstanceLimits, limits_of
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.names import EniId, SubnetId
@@ -162,10 +161,6 @@ def _refusals(api: str, on: str) -> Iterator[None]:
             why=str(error),
             remedy="Tried again by itself",
         ) from error
-
-
-    {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation"}
-)
 
 
 @contextmanager

@@ -108,10 +108,13 @@ class Imds:
 
     def _region(self) -> str:
         text = self._must("GetRegion", "/latest/dynamic/instance-identity/document")
-        region = json.loads(text).get("region")
-        if not isinstance(region, str):
-            raise CloudRefused("instance metadata tells no region", api="GetRegion", error_code="")
-        return region
+        try:
+            region = json.loads(text)["region"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CloudRefused(
+                "instance metadata tells no region", api="GetRegion", error_code="", why=repr(error)
+            ) from error
+        return str(region)
 
     def _must(self, api: str, path: str) -> str:
         status, text = self._get(api, path)
@@ -183,7 +186,7 @@ class Imds:
                 body = response.read(BODY_BYTES_AT_MOST)
                 if response.will_close:
                     self._close()
-                return response.status, body.decode()
+                return response.status, body.decode(errors="replace")
 
     def _close(self) -> None:
         if self._connection is not None:

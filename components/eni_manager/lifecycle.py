@@ -65,10 +65,13 @@ class Lifecycle:
         self._put(intent)
         self._loop.spawn(self._drive(intent.token), name=f"eni {intent.step}")
 
+    def load(self) -> None:
+        """Read what the journal holds; raise ValueError when it cannot be read."""
+        self.intents = {intent.token: intent for intent in self._journal.load()}
+
     def resume(self) -> None:
-        """Go on with what the journal holds; raise ValueError when it cannot be read."""
-        for intent in self._journal.load():
-            self.intents[intent.token] = intent
+        """Go on with what `load` read."""
+        for intent in self.intents.values():
             self._unsure.add(intent.token)
             self._loop.spawn(self._drive(intent.token), name=f"eni {intent.step}")
 

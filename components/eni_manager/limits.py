@@ -6,7 +6,9 @@ A row: type, IPv4 addresses an ENI, default card, cards as `index:enis,...`, hyp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,18 @@ def parse_row(row: str) -> InstanceLimits:
 def eni_limit(limits: InstanceLimits, max_eni: int | None) -> int:
     """Return the ENIs a card may have: the type's limit, lowered by `MAX_ENI` when that is at least 1 (spec env.md 1)."""
     return min(limits.enis, max_eni) if max_eni is not None and max_eni >= 1 else limits.enis
+
+
+def limits_of(described: Mapping[str, Any]) -> InstanceLimits:
+    """Return the limits in one element of DescribeInstanceTypes."""
+    network = described["NetworkInfo"]
+    cards = network.get("NetworkCards") or [
+        {"NetworkCardIndex": 0, "MaximumNetworkInterfaces": network["MaximumNetworkInterfaces"]}
+    ]
+    return InstanceLimits(
+        addresses_per_eni=network["Ipv4AddressesPerInterface"],
+        default_card=network.get("DefaultNetworkCardIndex", 0),
+        cards=tuple((card["NetworkCardIndex"], card["MaximumNetworkInterfaces"]) for card in cards),
+        hypervisor=described.get("Hypervisor") or "unknown",
+        bare_metal=described["BareMetal"],
+    )

@@ -9,29 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vpccni.components.eni_manager.limits import InstanceLimits
+from vpccni.components.eni_manager.limits import limits_of
 
 HEAD = "# type\taddresses_per_eni\tdefault_card\tcards\thypervisor\tbare_metal; made by make_limits, do not edit\n"
-
-
-def limits_of(described: Mapping[str, Any]) -> InstanceLimits:
-    """Return the limits in one element of DescribeInstanceTypes."""
-    network = described["NetworkInfo"]
-    cards = network.get("NetworkCards") or [
-        {"NetworkCardIndex": 0, "MaximumNetworkInterfaces": network["MaximumNetworkInterfaces"]}
-    ]
-    return InstanceLimits(
-        addresses_per_eni=network["Ipv4AddressesPerInterface"],
-        default_card=network.get("DefaultNetworkCardIndex", 0),
-        cards=tuple((card["NetworkCardIndex"], card["MaximumNetworkInterfaces"]) for card in cards),
-        hypervisor=described.get("Hypervisor") or "unknown",
-        bare_metal=described["BareMetal"],
-    )
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, MetadataEni, NewEni, eni_tags
@@ -23,6 +23,7 @@ from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
 from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, UnassignFrom, plan
 from vpccni.shared.errors import CloudRefused
+from vpccni.shared.loop import Future
 from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, Growth, Inventory
 from vpccni.shared.names import EniId
 from vpccni.shared.process import Process
@@ -65,23 +66,29 @@ class Manager:
         self._vpc_cidrs: list[str] = []
         self._groups: list[str] = []
         self._published: Inventory | None = None
-        self._looking = False
+        self._looking: Future[None] | None = None
 
     async def start(self) -> None:
         """Take the first look and go on with what a crash left; raise `CloudRefused` when it cannot be had."""
         await self._refresh_vpc()
         listed = await self._read(self._imds.enis)
         try:
-            self._life.resume()
+            self._life.load()
         except ValueError as error:
             self._process.log.error(
                 "journal kept aside", error=error, remedy="ENIs it named are left to the leak sweep"
             )
         await self._look(listed)
-        loop = self._process.loop
-        loop.every(RECONCILE_S, lambda: loop.spawn(self._reconcile(), name="reconcile"), name="reconcile")
-        loop.every(VPC_REFRESH_S, lambda: loop.spawn(self._refresh_or_count(), name="vpc"), name="vpc")
+        self._life.resume()
+        self._every(RECONCILE_S, self._reconcile, "reconcile")
+        self._every(VPC_REFRESH_S, self._refresh_or_count, "vpc")
         self._process.serving()
+
+    def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        def start() -> None:
+            self._process.loop.spawn(work(), name=name)
+
+        self._process.loop.every(seconds, start, name=name)
 
     def wish(self, wish: CapacityTarget) -> None:
         """Take the allocator's present wish; it replaces the one before."""
@@ -255,10 +262,10 @@ class Manager:
             self._process.degraded("look", f"The inventory may be old. {error}")
 
     async def _look(self, listed: list[MetadataEni] | None) -> None:
-        """Ask EC2 (and metadata, unless `listed`) and take over what they show. Looks at the same time are one look."""
-        if self._looking:
-            return
-        self._looking = True
+        """Ask EC2 (and metadata, unless `listed`) and take over what they show. One look follows the other."""
+        while self._looking is not None:
+            await self._looking
+        self._looking = running = Future[None]()
         try:
             if listed is None:
                 listed = await self._read(self._imds.enis)
@@ -266,7 +273,8 @@ class Manager:
                 "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(self._instance.instance_id)
             )
         finally:
-            self._looking = False
+            self._looking = None
+            running.set(None)
         hidden = self._life.hidden()
         settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in self._picture.enis]
         self._picture, findings = look(self._picture, self._rules, listed, settled, now=self._process.loop.clock())

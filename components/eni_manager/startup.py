@@ -47,7 +47,7 @@ class Service:
         while self._manager is None:
             try:
                 self._manager = await self._first_look()
-            except CloudRefused as error:
+            except (CloudRefused, OSError) as error:
                 tries += 1
                 self._process.degraded("start", f"No inventory yet. {error}")
                 await self._process.loop.sleep(first_pause_s(tries))
