@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from vpccni.lab import cleanup, vpc_plan
 from vpccni.lab import pod as pods
 from vpccni.lab.fabric import INTERNET_ADDRESS
-from vpccni.lab.namespaces import CLONE_NEWNS, NETNS_FOLDER, Place, call_in, make_netns, popen_in  # noqa: F401
+from vpccni.lab.namespaces import NETNS_FOLDER, Place, call_in, let_go, make_netns, popen_in
 from vpccni.lab.node import SUPERVISOR_CONF, LabError, Node
 from vpccni.lab.node_env import KUBECONFIG, LAB_MARK, SYSTEM_PATH, node_environment
 from vpccni.lab.pod import Pod
@@ -35,6 +35,7 @@ __all__ = ["CniError", "Lab", "LabError", "Node", "Pod", "Runtime", "Sandbox"]
 STATE_ROOT: Final = Path("/run/vpccni-lab")
 START_WITHIN_S: Final = 30.0
 POLL_S: Final = 0.01
+T = TypeVar("T")
 TRANSITION_S: Final = 0.2
 NAME: Final = re.compile(r"^[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?$")
 
@@ -266,6 +267,10 @@ class Lab:
 
     # ------------------------------------------------------------------ places
 
+    def in_vpc(self, function: Callable[[], T]) -> T:
+        """Return `function()`, run where the EC2 and Kubernetes endpoints are reachable."""
+        return call_in(self.vpc, function)
+
     @property
     def vpc(self) -> Place:
         """The VPC router's namespace."""
@@ -347,8 +352,8 @@ def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: st
     fresh.write_text(json.dumps(facts))
     os.replace(fresh, state / "lab.json")
     lab = cls.attach(name)
-    for node in lab.nodes:
-        lab.kube("POST", "/api/v1/nodes", _node_object(node))
+    for made in lab.nodes:
+        lab.kube("POST", "/api/v1/nodes", _node_object(made))
     return lab
 
 
@@ -377,7 +382,7 @@ def _wait_for(path: Path, program: subprocess.Popen[str], log: Path) -> None:
             )
             raise LabError(f"the lab's {log.stem} did not start: {why}; its log ends: {log.read_text()[-2000:]}")
         time.sleep(POLL_S)
-    program.returncode = 0  # from here on it outlives us on purpose
+    let_go(program)
 
 
 def _node_object(node: Node) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from vpccni.lab.namespaces import NETNS_FOLDER, namespace_id, remove_netns
+from vpccni.lab.namespaces import NETNS_FOLDER, is_let_go, namespace_id, remove_netns
 from vpccni.lab.node_env import LAB_MARK
 
 END_WITHIN_S: Final = 5.0
@@ -44,11 +44,12 @@ def end_processes(pids: list[int]) -> None:
     while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
         reap(pids)
         time.sleep(POLL_S)
+    reap(pids)
 
 
 def reap(pids: list[int]) -> None:
-    """Collect those that are our own children: a dead child that nobody waits for stays as a zombie."""
-    for pid in pids:
+    """Collect dead children that we let go: nobody else waits for them, and they would stay as zombies."""
+    for pid in filter(is_let_go, pids):
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 

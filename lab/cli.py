@@ -95,6 +95,7 @@ def _cloud_parsers(verbs: Any, common: argparse.ArgumentParser) -> None:
     imds.add_argument("--stale", type=float, default=0.0, metavar="SECONDS")
     imds.add_argument("--path", default="")
     imds.add_argument("--status", type=int, default=500)
+    fault.add_parser("lag", parents=[common], help="let describe calls lag").add_argument("seconds", type=float)
     fault.add_parser("clear", parents=[common])
 
 
@@ -169,6 +170,8 @@ def _fault(lab: Lab, args: argparse.Namespace) -> int:
         lab.ec2_fault(args.action, args.error, args.times, args.latency_ms, lost_reply=args.lost_reply)
     elif args.fault_verb == "imds":
         lab.imds_fault(args.node, stale_s=args.stale, statuses={args.path: args.status} if args.path else {})
+    elif args.fault_verb == "lag":
+        lab.ec2_settings(describe_lag_s=args.seconds)
     else:
         lab.ec2_clear()
     return 0

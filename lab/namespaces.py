@@ -30,6 +30,7 @@ MS_PRIVATE: Final = 0x40000
 MNT_DETACH: Final = 2
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LET_GO: Final[set[int]] = set()
 T = TypeVar("T")
 
 
@@ -122,6 +123,17 @@ def popen_in(
         )  # fmt: skip
 
     return call_in(place, start)
+
+
+def let_go(program: subprocess.Popen[str]) -> None:
+    """Leave a program to live on after us; `is_let_go` then says that nobody here waits for it."""
+    program.returncode = 0
+    _LET_GO.add(program.pid)
+
+
+def is_let_go(pid: int) -> bool:
+    """Tell whether this process started `pid` and let it go."""
+    return pid in _LET_GO
 
 
 def make_netns(name: str) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from vpccni.lab import cleanup
-from vpccni.lab.namespaces import Place, popen_in
+from vpccni.lab.namespaces import Place, let_go, popen_in
 from vpccni.lab.runtime import Runtime
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 SUPERVISOR_CONF: Final = REPOSITORY / "supervisord.conf"
 RUN_FOLDER: Final = "/var/run/aws-node"
+NODE_START: Final = (sys.executable, "-m", "vpccni", "node-start")
+"""One shot before the supervisor: installs plugin and conflist, writes the settings."""
 CONFLIST: Final = "etc/cni/net.d/10-aws.conflist"
 READY_WITHIN_S: Final = 60.0
 STOP_WITHIN_S: Final = 10.0
@@ -163,7 +165,7 @@ class Node(Executor):
             )
         if self.supervisor_pid() is None:
             begin = time.monotonic()
-            done = self.exec([sys.executable, "-m", "vpccni", "node-start"], check=False, timeout=READY_WITHIN_S)
+            done = self.exec(NODE_START, check=False, timeout=READY_WITHIN_S)
             (self.folder / "node-start.log").write_text(done.stdout + done.stderr)
             if done.returncode != 0:
                 raise LabError(
@@ -191,7 +193,7 @@ class Node(Executor):
                 new_session=True,
             )
         (self.folder / "supervisord.pid").write_text(str(program.pid))
-        program.returncode = 0  # it outlives us on purpose; no warning about a child still running
+        let_go(program)
 
     def wait_ready(self, *, timeout: float = READY_WITHIN_S, progress: Callable[[str], None] | None = None) -> None:
         """Wait until the conflist is there: the node has an address to give."""

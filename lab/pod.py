@@ -18,6 +18,7 @@ from vpccni.lab.namespaces import (
     NETNS_FOLDER,
     Place,
     call_in,
+    let_go,
     make_netns,
     mount,
     popen_in,
@@ -74,7 +75,7 @@ def make(lab: str, node: Node, name: str, *, namespace: str, command: Sequence[s
         place, list(command or ["sleep", "infinity"]), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, new_session=True,
     )  # fmt: skip
-    program.returncode = 0  # it outlives us on purpose
+    let_go(program)
     _bind_in_node(node, netns, program.pid)
     return Pod(
         name=name, namespace=namespace, node=node.name, uid=uid or str(uuid.uuid4()), container_id=secrets.token_hex(32), netns=netns,

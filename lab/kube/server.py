@@ -58,7 +58,17 @@ def _discovery(path: str) -> Object | None:
     """Answer /version, /api, /apis and their resource lists; None for other paths."""
     groups = sorted({(r.group, r.version) for r in RESOURCES if r.group})
     if path == "/version":
-        return {"major": "1", "minor": "34", "gitVersion": "v1.34.2-lab", "platform": "linux/amd64"}
+        return {
+            "major": "1",
+            "minor": "34",
+            "gitVersion": "v1.34.2-lab",
+            "platform": "linux/amd64",
+            "buildDate": "2025-01-01T00:00:00Z",
+            "compiler": "gc",
+            "gitCommit": "lab",
+            "gitTreeState": "clean",
+            "goVersion": "none",
+        }
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
@@ -76,7 +86,7 @@ def _discovery(path: str) -> Object | None:
         group, version = found[2] or "", found[1] or found[3]
         names = [r for r in RESOURCES if (r.group, r.version) == (group, version)]
         verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
-        rows = [
+        named = [
             {
                 "name": r.plural,
                 "singularName": r.kind.lower(),
@@ -90,7 +100,7 @@ def _discovery(path: str) -> Object | None:
             "kind": "APIResourceList",
             "apiVersion": "v1",
             "groupVersion": f"{group}/{version}" if group else version,
-            "resources": rows,
+            "resources": named,
         }
     return None
 
@@ -284,8 +294,8 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-def serve(store: Store, address: tuple[str, int] | None, socket_path: Path | None) -> None:
-    """Serve on a TCP address and on a Unix socket, each in a thread."""
+def serve(store: Store, address: tuple[str, int] | None, socket_path: Path | None) -> list[Any]:
+    """Serve on a TCP address and on a Unix socket, each in a thread; return the servers."""
     handler = type("StoreHandler", (Handler,), {"store": store, "faults": Faults()})
     servers: list[Any] = []
     if address is not None:
@@ -294,3 +304,4 @@ def serve(store: Store, address: tuple[str, int] | None, socket_path: Path | Non
         servers.append(UnixServer(str(socket_path), handler))
     for server in servers:
         threading.Thread(target=server.serve_forever, name="kube", daemon=True).start()
+    return servers
