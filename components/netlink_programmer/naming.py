@@ -1,0 +1,61 @@
+"""Names that are part of the contract: host veths, their aliases, table numbers (spec dataplane.md 2.2, 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Final
+
+from vpccni.shared.messages.base import PodRef, Sandbox
+
+MAIN_TABLE: Final = 254
+HASH_DIGITS: Final = 11
+ALIAS_HEAD: Final = "vpccni1"
+ALIAS_BYTES: Final = 255  # the kernel's IFALIASZ less the NUL
+ALIAS_PARTS: Final = 7
+PARTING_HEAD: Final = "gone"
+
+
+def host_veth_name(pod: PodRef, prefix: str, *, index: int = 0) -> str:
+    """Return the host end's name for interface `index` of a pod."""
+    name = pod.name if index == 0 else f"{pod.name}.{index}"
+    digest = hashlib.sha1(f"{pod.namespace}.{name}".encode(), usedforsecurity=False).hexdigest()
+    return prefix + digest[:HASH_DIGITS]
+
+
+def dummy_name(pod: PodRef) -> str:
+    """Return the name of the result entry that carries what a tear-down needs."""
+    return host_veth_name(pod, "dummy")
+
+
+def parting_name(ifindex: int) -> str:
+    """Return the name a host veth gets out of the way with, until it is deleted in the background."""
+    return f"{PARTING_HEAD}{ifindex:x}"
+
+
+def new_mac() -> str:
+    """Return a random locally administered unicast MAC: 46 random bits, so no other link has to be asked."""
+    first, *rest = secrets.token_bytes(6)
+    return ":".join(f"{byte:02x}" for byte in ((first | 0x02) & 0xFE, *rest))
+
+
+def alias_of(sandbox: Sandbox, pod: PodRef) -> str:
+    """Return the host veth's alias: who it belongs to. The pod's name stands last and is cut when it does not fit."""
+    parts = (ALIAS_HEAD, sandbox.container_id, sandbox.ifname, sandbox.network, pod.uid, pod.namespace, pod.name)
+    return "|".join(parts).encode()[:ALIAS_BYTES].decode(errors="ignore")
+
+
+def parse_alias(alias: str | None) -> tuple[Sandbox, PodRef] | None:
+    """Return whom a link belongs to, or None for a link that is not ours."""
+    parts = (alias or "").split("|", ALIAS_PARTS - 1)
+    if len(parts) != ALIAS_PARTS or parts[0] != ALIAS_HEAD:
+        return None
+    _, container_id, ifname, network, uid, namespace, name = parts
+    return Sandbox(container_id, ifname, network), PodRef(namespace, name, uid)
+
+
+def route_table(card: int, device_number: int) -> int:
+    """Return the table of an ENI (spec dataplane.md 2.2)."""
+    if card == 0:
+        return MAIN_TABLE if device_number == 0 else device_number + 1
+    return 10000 + 100 * card + device_number

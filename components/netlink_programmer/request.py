@@ -1,0 +1,213 @@
+"""What a container runtime asks, as a value; and results and errors as the CNI specification wants them.
+
+Pure: text in, a `CniRequest` or a `CniFailure` out (spec dataplane.md 4).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vpccni.components.netlink_programmer.naming import dummy_name
+from vpccni.shared.errors import CniFailure
+from vpccni.shared.messages.base import PodRef, Sandbox
+
+VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+MTU_DEFAULT: Final = 9001
+MTU_MIN: Final = 576
+CODE_VERSION: Final = 1
+CODE_ENVIRONMENT: Final = 4
+CODE_DECODE: Final = 6
+CODE_CONFIG: Final = 7
+CODE_TRY_AGAIN: Final = 11
+CODE_NOT_READY: Final = 50
+CODE_OWN: Final = 999
+ADD_FAILED: Final = "add cmd: failed to assign an IP address to container"
+"""Operators search for this text (spec dataplane.md 4.6)."""
+
+_NAME: Final = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$")
+_NEEDED: Final = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
+}
+
+
+@dataclass(frozen=True)
+class CniRequest:
+    """One call of the plugin. `previous` is prevResult as it came, None without one."""
+
+    command: str
+    version: str
+    sandbox: Sandbox
+    pod: PodRef
+    netns: str
+    mtu: int
+    veth_prefix: str
+    previous: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WiredInterface:
+    """What the result tells of one interface; `table` travels in the container entry's `mac` (spec dataplane.md 4.5)."""
+
+    host_veth: str
+    ifname: str
+    address: str
+    table: int
+    device_number: int
+
+
+def parse(env: Mapping[str, str], stdin: bytes) -> CniRequest:
+    """Return the request; raises `CniFailure` with the specification's code and nothing else."""
+    command = env.get("CNI_COMMAND", "")
+    if command not in _NEEDED:
+        raise CniFailure(
+            f"unknown CNI_COMMAND: {command:.40}",
+            cni_code=CODE_ENVIRONMENT,
+            remedy="Use ADD, DEL, CHECK, STATUS, GC or VERSION",
+        )
+    missing = [name for name in _NEEDED[command] if not env.get(name)]
+    if missing:
+        raise CniFailure(f"required env variables [{','.join(missing)}] missing", cni_code=CODE_ENVIRONMENT)
+    config = _config(stdin)
+    version = _version(config)
+    network = _text(config, "name", "aws-cni") or "aws-cni"
+    sandbox = Sandbox(env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", ""), network)
+    if command in ("ADD", "DEL", "CHECK"):
+        _check_names(sandbox)
+    arguments = _arguments(env.get("CNI_ARGS", ""))
+    pod = PodRef(
+        arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", ""), arguments.get("K8S_POD_UID", "")
+    )
+    previous = config.get("prevResult")
+    if previous is not None and not isinstance(previous, dict):
+        if command != "DEL":
+            raise CniFailure("prevResult is no object", cni_code=CODE_DECODE)
+        previous = None
+    return CniRequest(
+        command, version, sandbox, pod, env.get("CNI_NETNS", ""), _mtu(config), _veth_prefix(config), previous, config
+    )
+
+
+def result(version: str, pod: PodRef, netns: str, wired: Sequence[WiredInterface]) -> str:
+    """Return the ADD result of a CNI version, as the reference prints it."""
+    interfaces: list[dict[str, Any]] = []
+    ips: list[dict[str, Any]] = []
+    old = version in ("0.3.0", "0.3.1", "0.4.0")
+    for one in wired:
+        interfaces.append({"name": one.host_veth})
+        interfaces.append({"name": one.ifname, "mac": str(one.table), "sandbox": netns})
+        entry: dict[str, Any] = {"version": "4"} if old else {}
+        ips.append({**entry, "interface": len(interfaces) - 1, "address": f"{one.address}/32"})
+    interfaces.append({"name": dummy_name(pod), "mac": "0", "sandbox": str(wired[0].device_number)})
+    document: dict[str, Any] = {"cniVersion": version, "interfaces": interfaces, "ips": ips}
+    if version in ("0.1.0", "0.2.0"):
+        document = {"cniVersion": version, "ip4": {"ip": f"{wired[0].address}/32"}, "dns": {}}
+    elif old:
+        document["dns"] = {}
+    return json.dumps(document, indent=4) + "\n"
+
+
+def failure(error: CniFailure, version: str) -> str:
+    """Return an error as CNI JSON."""
+    document: dict[str, Any] = {"cniVersion": version, "code": error.cni_code, "msg": error.what}
+    details = ". ".join(part for part in (error.on, error.why, error.remedy) if part)
+    if details:
+        document["details"] = details
+    return json.dumps(document, indent=4) + "\n"
+
+
+def previous_addresses(previous: Mapping[str, Any] | None) -> list[str]:
+    """Return the addresses a stored result names, in any of its historical forms; junk gives none."""
+    if previous is None:
+        return []
+    entries = previous.get("ips")
+    found = (
+        [entry.get("address", "") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    )
+    ip4 = previous.get("ip4")
+    if isinstance(ip4, dict):
+        found.append(ip4.get("ip", ""))
+    return [address.split("/")[0] for address in found if isinstance(address, str) and "." in address]
+
+
+def stdin_version(stdin: bytes) -> str:
+    """Return the version an error should be told in, whatever else is wrong with stdin."""
+    try:
+        return _version(_config(stdin))
+    except CniFailure:
+        return "0.4.0"
+
+
+def _config(stdin: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(stdin)
+    except (ValueError, RecursionError) as error:
+        raise CniFailure(
+            "error parsing the network configuration", cni_code=CODE_DECODE, why=str(error)[:200]
+        ) from error
+    if not isinstance(document, dict):
+        raise CniFailure("the network configuration is no JSON object", cni_code=CODE_DECODE)
+    return document
+
+
+def _version(config: Mapping[str, Any]) -> str:
+    version = config.get("cniVersion") or "0.1.0"
+    if version not in VERSIONS:
+        raise CniFailure(
+            f"incompatible CNI version {version!r:.40}", cni_code=CODE_VERSION, why=f"supported: {', '.join(VERSIONS)}"
+        )
+    return str(version)
+
+
+def _check_names(sandbox: Sandbox) -> None:
+    if not _NAME.match(sandbox.container_id):
+        raise CniFailure(
+            "CNI_CONTAINERID has invalid characters", cni_code=CODE_ENVIRONMENT, on=sandbox.container_id[:80]
+        )
+    name = sandbox.ifname
+    if not 1 <= len(name.encode()) <= 15 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
+        raise CniFailure("CNI_IFNAME is no interface name", cni_code=CODE_ENVIRONMENT, on=name[:40])
+    if not _NAME.match(sandbox.network):
+        raise CniFailure("the network's name has invalid characters", cni_code=CODE_CONFIG, on=sandbox.network[:80])
+
+
+def _arguments(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in filter(None, text.split(";")):
+        name, equals, value = pair.partition("=")
+        if not equals or "=" in value:
+            raise CniFailure("CNI_ARGS: invalid pair", cni_code=CODE_ENVIRONMENT, on=pair[:80])
+        pairs[name] = value
+    known = {"IgnoreUnknown", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"}
+    unknown = sorted(pairs.keys() - known)
+    if unknown and pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
+        raise CniFailure(
+            f"CNI_ARGS: unknown args {unknown}", cni_code=CODE_ENVIRONMENT, remedy="Set IgnoreUnknown=true"
+        )
+    return pairs
+
+
+def _text(config: Mapping[str, Any], name: str, default: str) -> str:
+    value = config.get(name, default)
+    return value if isinstance(value, str) else default
+
+
+def _mtu(config: Mapping[str, Any]) -> int:
+    text = _text(config, "mtu", "")
+    mtu = int(text) if text.isascii() and text.isdigit() else 0
+    return mtu if MTU_MIN <= mtu <= MTU_DEFAULT else MTU_DEFAULT
+
+
+def _veth_prefix(config: Mapping[str, Any]) -> str:
+    prefix = _text(config, "vethPrefix", "eni") or "eni"
+    if len(prefix.encode()) > 4:
+        raise CniFailure("vethPrefix is longer than 4 bytes", cni_code=CODE_CONFIG, on=prefix[:40])
+    return prefix

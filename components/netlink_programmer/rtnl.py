@@ -1,0 +1,140 @@
+"""A netlink socket for messages that are ready: number them, ask for an acknowledgement of each, send, read the answers.
+
+Synchronous: the kernel answers before `send` returns control to us, in well under a millisecond for all but deleting a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from vpccni.shared.errors import KernelRefused
+
+NETLINK_ROUTE: Final = 0
+NLMSG_ERROR: Final = 2
+NLM_F_REQUEST: Final = 1
+NLM_F_ACK: Final = 4
+RTM_NEWLINK: Final = 16
+RTM_GETLINK: Final = 18
+RTM_SETLINK: Final = 19
+IFLA_ADDRESS: Final = 1
+IFLA_IFNAME: Final = 3
+IFLA_IFALIAS: Final = 20
+HEADER: Final = struct.Struct("=IHHII")
+IFINFO: Final = struct.Struct("=BxHiII")
+ANSWER_WITHIN_S: Final = 5.0
+RECEIVE_BYTES: Final = 1 << 17
+
+
+class RouteSocket:
+    """One NETLINK_ROUTE socket, of this namespace or passed in by a plugin from a pod's."""
+
+    def __init__(self, descriptor: int = -1) -> None:
+        if descriptor >= 0:
+            self._socket = socket.socket(fileno=descriptor)
+        else:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+            self._socket.bind((0, 0))
+        self._socket.settimeout(ANSWER_WITHIN_S)
+        self._sequence = 1
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, messages: Sequence[bytes], *, on: str, fine: Collection[int] = ()) -> None:
+        """Send all messages and read an acknowledgement of each; errors in `fine` count as done.
+
+        Raises `KernelRefused` naming `on` for the first other error; the messages after it were processed all the same.
+        """
+        first = self._sequence
+        self._sequence += len(messages)
+        self._socket.send(b"".join(_numbered(message, first + at) for at, message in enumerate(messages)))
+        missing = set(range(first, self._sequence))
+        worst: tuple[int, int] | None = None
+        while missing:
+            for kind, sequence, payload in self._receive():
+                if kind != NLMSG_ERROR or sequence not in missing:
+                    continue
+                missing.discard(sequence)
+                code = -struct.unpack_from("=i", payload)[0]
+                if code and code not in fine and worst is None:
+                    worst = (sequence - first, code)
+        if worst is not None:
+            raise refused(worst[1], f"netlink message {worst[0] + 1} of {len(messages)} was refused", on)
+
+    def link(self, name: str) -> tuple[int, str, str] | None:
+        """Return (ifindex, MAC, alias) of one link by name, None when there is none. One targeted request, no dump."""
+        sequence = self._sequence
+        self._sequence += 1
+        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+        self._socket.send(HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body)
+        while True:
+            for kind, answered, payload in self._receive():
+                if answered != sequence:
+                    continue
+                if kind == RTM_NEWLINK:
+                    return _link(payload)
+                code = -struct.unpack_from("=i", payload)[0]
+                if code == errno.ENODEV:
+                    return None
+                raise refused(code, "the link cannot be read", name)
+
+    def _receive(self) -> list[tuple[int, int, bytes]]:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError as error:
+            raise KernelRefused(
+                "the kernel did not answer a netlink request", why=f"within {ANSWER_WITHIN_S} s"
+            ) from error
+        found, at = [], 0
+        while at + HEADER.size <= len(data):
+            length, kind, _flags, sequence, _pid = HEADER.unpack_from(data, at)
+            found.append((kind, sequence, data[at + HEADER.size : at + length]))
+            at += max(HEADER.size, (length + 3) & ~3)
+        return found
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return one netlink attribute, padded."""
+    return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
+
+
+def set_link(ifindex: int, *, alias: str | None = None, name: str | None = None, up: bool | None = None) -> bytes:
+    """Return a message that changes a link: alias, name (possible while it is down) or state."""
+    flags, change = (0, 0) if up is None else (int(up), 1)
+    body = IFINFO.pack(0, 0, ifindex, flags, change)
+    if alias is not None:
+        body += attribute(IFLA_IFALIAS, alias.encode() + b"\0")
+    if name is not None:
+        body += attribute(IFLA_IFNAME, name.encode() + b"\0")
+    return HEADER.pack(HEADER.size + len(body), RTM_SETLINK, NLM_F_REQUEST, 0, 0) + body
+
+
+def refused(code: int, what: str, on: str) -> KernelRefused:
+    """Return the error for an errno; its name is in `why`."""
+    error = KernelRefused(what, on=on, why=f"{errno.errorcode.get(code, code)}: {os.strerror(code)}")
+    error.errno = code  # type: ignore[attr-defined]  # read by callers that know an errno they can mend
+    return error
+
+
+def _numbered(message: bytes, sequence: int) -> bytes:
+    length, kind, flags, _, _ = HEADER.unpack_from(message)
+    return HEADER.pack(length, kind, flags | NLM_F_ACK | NLM_F_REQUEST, sequence, 0) + message[HEADER.size :]
+
+
+def _link(payload: bytes) -> tuple[int, str, str]:
+    _, _, ifindex, _, _ = IFINFO.unpack_from(payload)
+    at, mac, alias = IFINFO.size, "", ""
+    while at + 4 <= len(payload):
+        length, kind = struct.unpack_from("=HH", payload, at)
+        value = payload[at + 4 : at + length]
+        if kind == IFLA_ADDRESS:
+            mac = value.hex(":")
+        elif kind == IFLA_IFALIAS:
+            alias = value.rstrip(b"\0").decode(errors="replace")
+        at += max(4, (length + 3) & ~3)
+    return ifindex, mac, alias
