@@ -12,7 +12,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +22,17 @@ from typing import Any, Final, TypeVar
 from vpccni.lab import cleanup, vpc_plan
 from vpccni.lab import pod as pods
 from vpccni.lab.fabric import INTERNET_ADDRESS
-from vpccni.lab.namespaces import NETNS_FOLDER, Place, call_in, let_go, make_netns, popen_in
+from vpccni.lab.namespaces import NETNS_FOLDER, Place, call_in, make_netns
 from vpccni.lab.node import SUPERVISOR_CONF, LabError, Node
-from vpccni.lab.node_env import KUBECONFIG, LAB_MARK, SYSTEM_PATH, node_environment
+from vpccni.lab.node_env import KUBECONFIG, node_environment
 from vpccni.lab.pod import Pod
 from vpccni.lab.runtime import CniError, Runtime, Sandbox
+from vpccni.lab.start import node_object, start, wait_for
 from vpccni.lab.unix_http import ask
 
 __all__ = ["CniError", "Lab", "LabError", "Node", "Pod", "Runtime", "Sandbox"]
 
 STATE_ROOT: Final = Path("/run/vpccni-lab")
-START_WITHIN_S: Final = 30.0
-POLL_S: Final = 0.01
 T = TypeVar("T")
 TRANSITION_S: Final = 0.2
 NAME: Final = re.compile(r"^[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?$")
@@ -326,17 +324,17 @@ def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: st
     vpc = Place(net=str(NETNS_FOLDER / f"{name}-vpc"))
     call_in(vpc, lambda: subprocess.run(["ip", "addr", "add", f"{vpc_plan.SERVICE}/32", "dev", "lo"], check=True))
     started = {
-        "cloud": _start(vpc, state, "cloud", ["vpccni.lab.cloud"]),
-        "kube": _start(vpc, state, "kube", ["vpccni.lab.kube"]),
+        "cloud": start(vpc, state, "cloud", ["vpccni.lab.cloud"]),
+        "kube": start(vpc, state, "kube", ["vpccni.lab.kube"]),
     }
     holders = {}
     for node in names:
         place = Place(net=str(NETNS_FOLDER / f"{name}-{node}"))
         more = [node, *(["--run-on-disk"] if run_on_disk else [])]
-        holders[node] = started[node] = _start(place, state, node, ["vpccni.lab.node_holder"], more)
+        holders[node] = started[node] = start(place, state, node, ["vpccni.lab.node_holder"], more)
     for path, who in [(state / "cloud.json", "cloud"), (state / "kube.sock", "kube"),
                       *((state / "nodes" / node / "holder.ready", node) for node in names)]:  # fmt: skip
-        _wait_for(path, started[who], state / f"{who}.log")
+        wait_for(path, started[who], state / f"{who}.log")
     cloud = json.loads((state / "cloud.json").read_text())
     facts = {
         "name": name,
@@ -353,50 +351,5 @@ def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: st
     os.replace(fresh, state / "lab.json")
     lab = cls.attach(name)
     for made in lab.nodes:
-        lab.kube("POST", "/api/v1/nodes", _node_object(made))
+        lab.kube("POST", "/api/v1/nodes", node_object(made))
     return lab
-
-
-def _start(place: Place, state: Path, name: str, module: list[str], more: Sequence[str] = ()) -> subprocess.Popen[str]:
-    env = {
-        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
-        "PYTHONSAFEPATH": "1",
-        "HOME": "/root",
-        LAB_MARK: str(state),
-    }
-    with open(state / f"{name}.log", "ab") as log:
-        return popen_in(
-            place, [sys.executable, "-m", *module, str(state), *more], env=env, stdin=subprocess.DEVNULL, stdout=log.fileno(),
-            stderr=log.fileno(), new_session=True,
-        )  # fmt: skip
-
-
-def _wait_for(path: Path, program: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + START_WITHIN_S
-    while not path.exists():
-        if program.poll() is not None or time.monotonic() > deadline:
-            why = (
-                f"it ended with {program.poll()}"
-                if program.poll() is not None
-                else f"not ready after {START_WITHIN_S:.0f} s"
-            )
-            raise LabError(f"the lab's {log.stem} did not start: {why}; its log ends: {log.read_text()[-2000:]}")
-        time.sleep(POLL_S)
-    let_go(program)
-
-
-def _node_object(node: Node) -> dict[str, Any]:
-    zone = node.facts["zone"]
-    labels = {
-        "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
-        "node.kubernetes.io/instance-type": node.instance_type, "topology.kubernetes.io/zone": zone,
-        "topology.kubernetes.io/region": vpc_plan.REGION,
-    }  # fmt: skip
-    resources = {"pods": str(node.facts["max_pods"]), "cpu": "2", "memory": "8Gi"}
-    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "the lab is ready"}
-    addresses = [{"type": "InternalIP", "address": node.primary_address}, {"type": "Hostname", "address": node.name}]
-    return {
-        "metadata": {"name": node.name, "labels": labels},
-        "spec": {"providerID": f"aws:///{zone}/{node.instance_id}"},
-        "status": {"capacity": resources, "allocatable": resources, "addresses": addresses, "conditions": [ready]},
-    }

@@ -21,7 +21,8 @@ from typing import Any
 
 from vpccni.lab import ec2_server, imds, internet, vpc_plan
 from vpccni.lab.ec2_actions import eni_document, plain
-from vpccni.lab.ec2_model import Ec2Model, Instance
+from vpccni.lab.ec2_model import Ec2Model
+from vpccni.lab.ec2_objects import Instance
 from vpccni.lab.fabric import Fabric, Wire, configure_primary
 from vpccni.lab.namespaces import NETNS_FOLDER
 from vpccni.lab.unix_http import JsonHandler, UnixServer

@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final
 
-from vpccni.lab.ec2_model import Attachment, Ec2Model, Eni, Instance, NewEni, Refused, Subnet
+from vpccni.lab.ec2_model import Ec2Model
+from vpccni.lab.ec2_objects import Attachment, Eni, Instance, NewEni, Refused, Subnet
 from vpccni.lab.instance_types import limits_of
 
 OWNER: Final = "123456789012"

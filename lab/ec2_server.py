@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vpccni.lab import ec2_actions
-from vpccni.lab.ec2_model import Ec2Model, Eni, Refused
+from vpccni.lab.ec2_model import Ec2Model
+from vpccni.lab.ec2_objects import Eni, Refused
 
 CALLS_KEPT: Final = 20_000
 HISTORY_KEPT: Final = 500

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from vpccni.lab.ec2_model import Ec2Model, Eni, Instance
+from vpccni.lab.ec2_model import Ec2Model
+from vpccni.lab.ec2_objects import Eni, Instance
 from vpccni.lab.namespaces import Place, call_in
 
 ADDRESS: Final = ("169.254.169.254", 80)

@@ -6,7 +6,7 @@ import secrets
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Final
 
-from vpccni.lab.ec2_model import Subnet
+from vpccni.lab.ec2_objects import Subnet
 
 REGION: Final = "us-west-2"
 VPC_CIDR: Final = IPv4Network("10.0.0.0/16")

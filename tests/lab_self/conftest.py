@@ -62,7 +62,7 @@ class Ec2InVpc:
     def __getattr__(self, action: str) -> Any:
         def call(**params: Any) -> Any:
             def ask() -> Any:
-                client = self._new()
+                client: Any = self._new()
                 try:
                     return getattr(client, action)(**params)
                 finally:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpccni.lab.ec2_model import Ec2Model, NewEni, Refused, Subnet
+from vpccni.lab.ec2_model import Ec2Model
+from vpccni.lab.ec2_objects import NewEni, Refused, Subnet
 from vpccni.lab.instance_types import limits_of
 
 BLOCKS = IPv6Network("fd00::/56").subnets(new_prefix=64)
