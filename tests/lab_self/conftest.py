@@ -54,7 +54,7 @@ class Ec2InVpc:
         from botocore.config import Config
 
         self._lab = lab
-        self._new = lambda: boto3.client(
+        self._new: Any = lambda: boto3.client(
             "ec2", endpoint_url=lab.status()["endpoints"]["ec2"], region_name="us-west-2", aws_access_key_id="a",
             aws_secret_access_key="b", config=Config(retries={"total_max_attempts": 1}, read_timeout=10),
         )  # fmt: skip
