@@ -1,0 +1,167 @@
+"""The steps of an ADD and a DEL in the kernel, in the one order that works (design 5), each undone when a later one fails.
+
+ADD     pod: veth pair, host end down ─▶ host: alias ─▶ (agent attaches meanwhile) pod: up, address, routes, neighbour
+        ─▶ host: sysctls, up, route, rules
+DEL     host: rules, route ─▶ end down, renamed out of the way ─▶ answer; the link itself is deleted in the background
+
+No carrier until the last step: the pod's first packet meets the right verdict. Deleting by address or name compares the alias first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from vpccni.components.netlink_programmer import rtnl, templates
+from vpccni.components.netlink_programmer.naming import alias_of, new_mac, parse_alias, parting_name
+from vpccni.shared.effects import effect
+from vpccni.shared.errors import KernelRefused
+from vpccni.shared.messages.base import PodRef, Sandbox
+
+GONE: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO)
+THERE: Final = (errno.EEXIST,)
+HOST_VETH_SYSCTLS: Final = (("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0"))  # spec dataplane.md 2.4
+
+
+@dataclass(frozen=True)
+class Wired:
+    """One wired sandbox as this process remembers it. `table` 254: the address is on the primary ENI."""
+
+    sandbox: Sandbox
+    pod: PodRef
+    host_veth: str
+    ifindex: int
+    mac: str
+    address: str
+    table: int
+    device_number: int = 0
+
+
+@dataclass(frozen=True)
+class VethPair:
+    """A pair that exists with its host end down."""
+
+    host_veth: str
+    ifindex: int
+    mac: str
+    pod_ifindex: int
+
+
+class Wirer:
+    """Owns the host's netlink socket. `bury(ifindex)` deletes a link later, in the background."""
+
+    def __init__(self, host: rtnl.RouteSocket, *, bury: Callable[[int], None]) -> None:
+        self._host = host
+        self._bury = bury
+        self._host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._own_sysctl = os.open("/proc/sys/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def create_pair(
+        self, pod_socket: rtnl.RouteSocket, *, sandbox: Sandbox, pod: PodRef, host_veth: str, mtu: int
+    ) -> VethPair:
+        """Make the pair and write whose it is. A host end of that name that another sandbox left is moved out of the way."""
+        mac = new_mac()
+        message = templates.create_veth(
+            ifname=sandbox.ifname, host_veth=host_veth, mac=mac, mtu=mtu, host_netns=self._host_netns
+        )
+        try:
+            with effect("netlink.create_veth"):
+                pod_socket.send([message], on=f"{host_veth} for {sandbox}")
+        except KernelRefused as error:
+            if getattr(error, "errno", 0) != errno.EEXIST or not self._clear(host_veth, sandbox):
+                raise
+            with effect("netlink.create_veth"):
+                pod_socket.send([message], on=f"{host_veth} for {sandbox}")
+        ifindex, host_mac, _ = self._must_find(self._host, host_veth)
+        with effect("netlink.set_alias"):
+            self._host.send([rtnl.set_link(ifindex, alias=alias_of(sandbox, pod))], on=host_veth)
+        pod_ifindex, _, _ = self._must_find(pod_socket, sandbox.ifname)
+        return VethPair(host_veth, ifindex, host_mac, pod_ifindex)
+
+    def configure_pod(self, pod_socket: rtnl.RouteSocket, pair: VethPair, *, address: str) -> None:
+        """Configure the pod's end; the host end is still down, so the pod has no carrier."""
+        with effect("netlink.configure_pod"):
+            pod_socket.send(
+                templates.pod_side(ifindex=pair.pod_ifindex, address=address, host_mac=pair.mac),
+                on=f"pod end of {pair.host_veth}",
+            )
+
+    def open_host_end(self, pair: VethPair, *, address: str, table: int, host_sysctl: int) -> None:
+        """Bring the host end up and make the pod reachable: from here on its packets flow."""
+        folder = host_sysctl if host_sysctl >= 0 else self._own_sysctl
+        with effect("sysctl.host_veth"):
+            for name, value in HOST_VETH_SYSCTLS:
+                _write_sysctl(folder, f"ipv6/conf/{pair.host_veth}/{name}", value)
+        with effect("netlink.open_host_end"):
+            self._host.send(
+                templates.host_side(ifindex=pair.ifindex, address=address, table=table), on=pair.host_veth, fine=THERE
+            )
+
+    def take_down(self, wired: Wired) -> None:
+        """Undo a wiring: rules, route, link out of the way. What is already gone counts as done."""
+        self.remove_address(address=wired.address, table=wired.table, ifindex=wired.ifindex)
+        self.retire(wired.host_veth, wired.ifindex)
+
+    def remove_address(self, *, address: str, table: int, ifindex: int) -> None:
+        """Remove the rules and, where it still points to `ifindex` (0: nowhere), the route of a pod's address."""
+        with effect("netlink.remove_rules"):
+            self._host.send(templates.rules("del", address=address, table=table), on=address, fine=GONE)
+        if ifindex:
+            with effect("netlink.remove_route"):
+                self._host.send([templates.delete_route(ifindex=ifindex, address=address)], on=address, fine=GONE)
+
+    def retire(self, host_veth: str, ifindex: int) -> None:
+        """Set a link down, rename it out of the way and have it deleted in the background."""
+        with effect("netlink.retire"):
+            self._host.send(
+                [rtnl.set_link(ifindex, up=False), rtnl.set_link(ifindex, name=parting_name(ifindex))],
+                on=host_veth,
+                fine=(*GONE, errno.EEXIST),
+            )
+        self._bury(ifindex)
+
+    def delete_now(self, ifindex: int) -> None:
+        """Delete a link and wait for it; what is gone counts as done."""
+        with effect("netlink.delete_link"):
+            self._host.send([templates.delete_link(ifindex)], on=f"link {ifindex}", fine=GONE)
+
+    def find(self, host_veth: str) -> tuple[int, str, str] | None:
+        """Return (ifindex, MAC, alias) of a host link."""
+        return self._host.link(host_veth)
+
+    def _clear(self, host_veth: str, sandbox: Sandbox) -> bool:
+        """Make room for a host veth of that name; False when what is in the way is not on the host."""
+        found = self._host.link(host_veth)
+        if found is None:
+            return False
+        ifindex, _, alias = found
+        owner = parse_alias(alias)
+        if owner is None or owner[0] == sandbox:
+            self.delete_now(ifindex)  # half-made by an ADD that died, or a pair whose pod is being wired again
+        else:
+            self.retire(host_veth, ifindex)  # another sandbox of the same pod name: its own DEL finds it gone
+        return True
+
+    def _must_find(self, where: rtnl.RouteSocket, name: str) -> tuple[int, str, str]:
+        found = where.link(name)
+        if found is None:
+            raise KernelRefused(
+                "a link that was just made is gone", on=name, why="somebody deleted it", remedy="Add the pod again"
+            )
+        return found
+
+
+def _write_sysctl(folder: int, path: str, value: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return  # a kernel without IPv6 (spec dataplane.md 2.4: missing file ignored)
+    try:
+        os.write(descriptor, value.encode())
+    except OSError as error:
+        raise KernelRefused("a sysctl cannot be written", on=f"net/{path}", why=str(error)) from error
+    finally:
+        os.close(descriptor)
