@@ -1,0 +1,34 @@
+"""`vpccni`, also `python -m vpccni`: the lab, the node's commands, and each component by name.
+
+vpccni lab up|down|status|pod|exec|kill|...     a VPC on this machine
+vpccni status [--json]                          what each process of this node says of itself
+vpccni log-level PROCESS LEVEL [--for 10m]      change a level at run time
+vpccni trace ID                                 what all processes remember of one trace
+vpccni node-start                               prepare the node once, before the processes
+vpccni NAME                                     run one component (eni_manager, ip_allocator, ...)
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from vpccni.shared import names
+
+ELSEWHERE = {"lab": "vpccni.lab.cli", "node-start": "vpccni.cni.node_start"}
+"""Commands whose module has its own `main(argv)`; imported only when asked for, so that each starts fast."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    command = arguments[0] if arguments else ""
+    modules = {**ELSEWHERE, **{name: f"vpccni.components.{name}.__main__" for name in names.NODE_PROCESSES}}
+    module = modules.get(command, "vpccni.shared.node_cli")
+    run = importlib.import_module(module).main
+    status: int = run(arguments[1:] if command in modules else arguments)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,196 @@
+"""The ledger against a plain model: whatever the order of events and crashes, each address is in exactly one place."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vpccni.components.ip_allocator import ledger as books
+from vpccni.components.ip_allocator import pool as pools
+from vpccni.components.ip_allocator.checkpoint import Checkpoint
+from vpccni.components.ip_allocator.ledger import DoubleUse, Holding, Ledger
+from vpccni.shared.messages.allocation import Assign
+from vpccni.shared.messages.base import PodRef, Sandbox
+from vpccni.shared.messages.inventory import CardLimit, Eni, Inventory
+from vpccni.shared.messages.wiring import UsableEni, UsableEnis
+
+PERIOD_S = 30.0
+
+
+def eni(number: int, addresses: list[str], **more: object) -> Eni:
+    fields: dict[str, object] = {
+        "eni_id": f"eni-{number}",
+        "mac": f"02:00:00:00:00:{number:02x}",
+        "card": 0,
+        "device_number": number,
+        "primary_address": f"10.0.{number}.4",
+        "subnet_id": "subnet-1",
+        "subnet_cidr": "10.0.0.0/16",
+        "is_primary": number == 0,
+        "addresses": addresses,
+    }
+    return Eni(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def inventory(*enis: Eni) -> Inventory:
+    return Inventory(
+        instance_id="i-1",
+        instance_type="m5.large",
+        region="us-west-2",
+        availability_zone="us-west-2a",
+        primary_address="10.0.0.4",
+        primary_mac="02:00:00:00:00:00",
+        vpc_cidrs=["10.0.0.0/16"],
+        cards=[CardLimit(0, 3)],
+        slots=9,
+        max_pods=29,
+        enis=list(enis),
+    )
+
+
+def usable(*enis: Eni) -> UsableEnis:
+    return UsableEnis(enis=[UsableEni(one.eni_id, one.device_number + 1, 10 + one.device_number) for one in enis])
+
+
+def ask(number: int) -> Assign:
+    return Assign(sandbox=Sandbox(f"c{number}", "eth0"), pod=PodRef("default", f"pod-{number}"))
+
+
+def test_asking_again_for_a_sandbox_gives_the_same_address_and_changes_nothing() -> None:
+    one = eni(0, ["10.0.0.5", "10.0.0.6"])
+    pool = pools.build(inventory(one), usable(one))
+    after, [first] = pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
+    again, [second] = pools.assign(pool, after, [ask(1)], now=5, period_s=PERIOD_S, wall_ns=9)
+    assert first == second
+    assert again is after
+
+
+def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_it() -> None:
+    one = eni(0, ["10.0.0.5"])
+    pool = pools.build(inventory(one), usable(one))
+    held, _ = pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
+    released = books.release(held, [ask(1).sandbox], now=100)
+    at_period = pools.assign(pool, released, [ask(2)], now=100 + PERIOD_S, period_s=PERIOD_S, wall_ns=1)[1]
+    after_it = pools.assign(pool, released, [ask(2)], now=100.1 + PERIOD_S, period_s=PERIOD_S, wall_ns=1)[1]
+    assert at_period == [None]
+    assert after_it[0] is not None
+
+
+def test_an_unconfirmed_or_unusable_eni_gives_nothing_out() -> None:
+    unconfirmed = eni(0, ["10.0.0.5"], confirmed=False)
+    unusable = eni(1, ["10.0.1.5"])
+    pool = pools.build(inventory(unconfirmed, unusable), usable(unconfirmed))
+    assert pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)[1] == [None]
+
+
+@pytest.mark.spec("ipam.W21")
+def test_the_fullest_eni_is_used_first_and_the_address_that_rested_longest() -> None:
+    first, second = eni(0, ["10.0.0.5", "10.0.0.6"]), eni(1, ["10.0.1.5", "10.0.1.6", "10.0.1.7"])
+    pool = pools.build(inventory(first, second), usable(first, second))
+    held = books.hold(Ledger(), [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.1.5", "eni-1")])
+    held = replace(held, released_at={"10.0.1.6": -90.0, "10.0.1.7": -99.0})
+    _, [given] = pools.assign(pool, held, [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
+    assert given is not None
+    assert given.address == "10.0.1.7"
+
+
+def test_fencing_a_held_address_is_refused() -> None:
+    held = books.hold(Ledger(), [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.0.5", "eni-0")])
+    with pytest.raises(DoubleUse, match=r"10\.0\.0\.5"):
+        books.fence(held, ["10.0.0.5"], [])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Assign, release, fence, lose the process between write and rename, restart: over a real checkpoint file."""
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "ipam.json"
+        self.now = 1000.0
+        self.enis = [eni(n, [f"10.0.{n}.{host}" for host in range(5, 9)]) for n in range(2)]
+        self.everything = {address for one in self.enis for address in one.addresses}
+        self.ledger = Ledger()
+        self.answered: dict[Sandbox, str] = {}
+        self.ended_at: dict[str, float] = {}
+
+    @property
+    def store(self) -> Checkpoint:
+        return Checkpoint(self.path, boot_id="boot-1", clock=lambda: self.now)
+
+    def save(self, after: Ledger) -> None:
+        self.store.save(after)
+        self.ledger = after
+
+    @rule(numbers=st.lists(st.integers(0, 11), min_size=1, max_size=4))
+    def assign(self, numbers: list[int]) -> None:
+        pool = pools.build(inventory(*self.enis), usable(*self.enis))
+        asks = [ask(number) for number in numbers]
+        after, answers = pools.assign(pool, self.ledger, asks, now=self.now, period_s=PERIOD_S, wall_ns=1)
+        self.save(after)
+        for one, holding in zip(asks, answers, strict=True):
+            if holding is not None:
+                assert self.answered.get(one.sandbox, holding.address) == holding.address
+                ended = self.ended_at.get(holding.address)
+                assert one.sandbox in self.answered or ended is None or self.now - ended > PERIOD_S
+                self.answered[one.sandbox] = holding.address
+
+    @rule(number=st.integers(0, 11))
+    def release(self, number: int) -> None:
+        self.save(books.release(self.ledger, [ask(number).sandbox], now=self.now))
+        address = self.answered.pop(ask(number).sandbox, None)
+        if address:
+            self.ended_at[address] = self.now
+
+    @rule(seconds=st.sampled_from([0.5, 10.0, PERIOD_S, PERIOD_S + 1]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(position=st.integers(0, 7))
+    def fence(self, position: int) -> None:
+        address = sorted(self.everything)[position]
+        if address not in self.ledger.holders():
+            self.save(books.fence(self.ledger, [address], []))
+
+    @precondition(lambda self: self.ledger.fenced)
+    @rule()
+    def ec2_takes_the_fenced_away_and_they_come_back_later(self) -> None:
+        left = frozenset(self.everything - self.ledger.fenced)
+        self.save(books.forget_gone(self.ledger, addresses=left, enis=frozenset({"eni-0", "eni-1"})))
+
+    @rule(number=st.integers(0, 11))
+    def die_before_the_rename_and_restart(self, number: int) -> None:
+        (self.path.parent / "ipam.json.tmp1").write_bytes(b'{"version":"vpc-cni-ipam/1","alloc')
+        self.restart()
+
+    @rule()
+    def restart(self) -> None:
+        loaded = self.store.load()
+        assert not loaded.trouble
+        self.ledger = loaded.ledger or Ledger()
+        assert not list(self.path.parent.glob("*.tmp*"))
+
+    @invariant()
+    def every_address_is_in_exactly_one_place(self) -> None:
+        held = [holding.address for holding in self.ledger.held.values()]
+        assert len(held) == len(set(held))
+        assert not set(held) & self.ledger.fenced
+        assert not set(held) & set(self.ledger.released_at)
+
+    @invariant()
+    def every_answered_sandbox_still_holds_its_address(self) -> None:
+        assert {sandbox: holding.address for sandbox, holding in self.ledger.held.items()} == self.answered
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLedger = LedgerMachine.TestCase
