@@ -90,11 +90,16 @@ def surplus(total: int, assigned: int, targets: Targets) -> int:
 
 
 def wanted_total(shape: Shape, targets: Targets) -> int:
-    """Return how many addresses the card should have; at least what it has, at most what fits."""
-    if not is_low(shape.total, shape.assigned, shape.slots, targets):
+    """Return how many addresses the card should have; at least what it has, at most what fits.
+
+    MINIMUM_IP_TARGET alone never grows beyond its floor, whoever waits (spec ipam.md W23: kept as the reference has it).
+    """
+    floor_only = targets.minimum_ip > 0 and targets.warm_ip == 0
+    assigned = shape.assigned - shape.waiting if floor_only else shape.assigned
+    if not is_low(shape.total, assigned, shape.slots, targets):
         return shape.total
     if targets.by_address:
-        grown = shape.total + shortage(shape.total, shape.assigned, targets)
+        grown = shape.total + shortage(shape.total, assigned, targets)
         return min(grown, shape.total + shape.room)
     return _whole_enis(shape, targets)
 

@@ -1,0 +1,48 @@
+# One command a purpose; everything a target needs it installs itself (Debian packages, a locked virtual environment, the plugin).
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables nftables iproute2 gcc libc6-dev \
+	containernetworking-plugins iputils-ping conntrack
+CODE := components shared cni lab bench src tests
+
+.PHONY: setup demo test test-full check bench spec-coverage clean
+
+setup: $(STAMP) cni/aws-cni
+
+$(STAMP): requirements.lock pyproject.toml
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	test -x $(PYTHON) || /usr/bin/python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -q --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install -q --python $(PYTHON) --require-hashes -r requirements.lock
+	$(VENV)/bin/uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+cni/aws-cni: cni/aws-cni.c
+	gcc -std=c11 -Wall -Wextra -Werror -Os -static -s -o $@ $<
+
+demo: setup
+	$(PYTHON) -m vpccni.lab.demo
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: setup check
+	$(PYTHON) -m pytest -q -m "not full"
+
+test-full: setup check
+	$(PYTHON) -m pytest -q
+
+bench: setup
+	$(PYTHON) -m vpccni.bench
+
+spec-coverage: $(STAMP)
+	$(PYTHON) -m pytest -q --collect-only --spec-coverage
+
+clean:
+	rm -rf $(VENV) build dist cni/aws-cni
