@@ -139,7 +139,7 @@ class Imds:
                 try:
                     status, text = self._send("GET", target, self._token_header())
                 except (OSError, http.client.HTTPException) as error:
-                    self._close()
+                    self.close()
                     if last:
                         self._on_error(api)
                         raise self._silent(api, path, error) from error
@@ -185,10 +185,11 @@ class Imds:
             with self._connection.getresponse() as response:
                 body = response.read(BODY_BYTES_AT_MOST)
                 if response.will_close:
-                    self._close()
+                    self.close()
                 return response.status, body.decode(errors="replace")
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give the connection back; the next call makes another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

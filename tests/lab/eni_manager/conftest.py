@@ -128,7 +128,7 @@ class Manager:
         return answer.effects
 
     def ec2_enis(self) -> list[dict[str, Any]]:
-        return [eni for eni in self.lab.ec2_picture()]
+        return list(self.lab.ec2_picture())
 
 
 def addresses(inventory: Inventory) -> set[str]:

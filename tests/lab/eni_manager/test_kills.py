@@ -62,9 +62,11 @@ def settles(manager: Manager) -> None:
         time.sleep(0.1)
 
 
-def wish_or_die(manager: Manager, total: int, **surrendered: list[object]) -> None:
+def wish_or_die(
+    manager: Manager, total: int, *, addresses: list[tuple[str, str]] | None = None, enis: list[str] | None = None
+) -> None:
     try:
-        manager.wish(total, **surrendered)  # type: ignore[arg-type]  # passed on as it is
+        manager.wish(total, addresses=addresses, enis=enis)
     except BusError:
         assert manager.process is not None
         manager.wait_for_death()

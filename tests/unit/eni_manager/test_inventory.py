@@ -1,0 +1,134 @@
+"""The picture: nothing is forgotten after one look, our own changes are believed, foreign ones appear."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, MetadataEni
+from vpccni.components.eni_manager.inventory import DOUBT_S, SETTLE_S, Picture, Rules, differs, look
+from vpccni.shared.names import EniId, SubnetId
+
+SUBNET = SubnetId("subnet-1")
+INSTANCE = InstanceFacts(
+    instance_id="i-1", instance_type="m5.large", region="r", availability_zone="ra", primary_address="10.0.0.4",
+    primary_mac="02:00:00:00:00:00", primary_eni=EniId("eni-0"), subnet_id=SUBNET, vpc_id="vpc-1",
+)  # fmt: skip
+RULES = Rules(INSTANCE, manage_untagged=True)
+
+
+def cloud(number: int, *addresses: str, **changes: object) -> CloudEni:
+    one = CloudEni(
+        eni_id=EniId(f"eni-{number}"), mac=f"02:00:00:00:00:0{number}", status="in-use", interface_type="interface",
+        subnet_id=SUBNET, primary_address=f"10.0.0.{number + 4}", addresses=addresses, instance_id="i-1",
+        attachment_id=f"attach-{number}", attachment_status="attached", device_number=number,
+    )  # fmt: skip
+    return replace(one, **changes)  # type: ignore[arg-type]  # tests name fields
+
+
+def metadata(number: int, *addresses: str, problem: str = "") -> MetadataEni:
+    return MetadataEni(
+        mac=f"02:00:00:00:00:0{number}", eni_id=EniId(f"eni-{number}"), device_number=number, subnet_id=SUBNET,
+        subnet_cidr="10.0.0.0/24", addresses=(f"10.0.0.{number + 4}", *addresses), problem=problem,
+    )  # fmt: skip
+
+
+def first(*enis: CloudEni, now: float = 0.0) -> Picture:
+    listed = [metadata(one.device_number, *one.addresses) for one in enis]
+    return look(Picture(), RULES, listed, enis, now=now)[0]
+
+
+@pytest.mark.spec("ipam.W3")
+def test_an_eni_that_only_metadata_misses_stays_confirmed() -> None:
+    before = first(cloud(0), cloud(1, "10.0.0.9"))
+    assert differs(before, [metadata(0)], now=100.0)
+    after, findings = look(before, RULES, [metadata(0)], [cloud(0), cloud(1, "10.0.0.9")], now=100.0)
+    assert after.enis[EniId("eni-1")].message().confirmed
+    assert not findings
+
+
+@pytest.mark.spec("ipam.W2")
+def test_an_eni_that_ec2_misses_is_doubted_for_a_period_and_then_gone() -> None:
+    before = first(cloud(0), cloud(1, "10.0.0.9"))
+    doubted, findings = look(before, RULES, [metadata(0)], [cloud(0)], now=100.0)
+    assert not doubted.enis[EniId("eni-1")].message().confirmed
+    assert [finding.kind for finding in findings] == ["eniDoubted"]
+    assert differs(doubted, [metadata(0), metadata(1, "10.0.0.9")], now=100.0 + DOUBT_S)
+    back, _ = look(doubted, RULES, [metadata(0)], [cloud(0), cloud(1, "10.0.0.9")], now=120.0)
+    assert back.enis[EniId("eni-1")].message().confirmed
+    gone, findings = look(doubted, RULES, [metadata(0)], [cloud(0)], now=100.0 + DOUBT_S)
+    assert EniId("eni-1") not in gone.enis
+    assert [finding.kind for finding in findings] == ["eniReconcileDel"]
+
+
+def test_an_address_that_ec2_misses_makes_its_eni_doubted_and_goes_a_period_later() -> None:
+    before = first(cloud(0, "10.0.0.9", "10.0.0.10"))
+    doubted, _ = look(before, RULES, [metadata(0, "10.0.0.9")], [cloud(0, "10.0.0.9")], now=100.0)
+    held = doubted.enis[EniId("eni-0")]
+    assert not held.message().confirmed
+    assert set(held.addresses) == {"10.0.0.9", "10.0.0.10"}
+    gone, findings = look(doubted, RULES, [metadata(0, "10.0.0.9")], [cloud(0, "10.0.0.9")], now=100.0 + DOUBT_S)
+    assert gone.enis[EniId("eni-0")].message().confirmed
+    assert gone.enis[EniId("eni-0")].addresses == ("10.0.0.9",)
+    assert [finding.kind for finding in findings] == ["ipReconcileDel"]
+
+
+def test_what_we_changed_a_moment_ago_is_believed_against_a_lagging_read() -> None:
+    before = first(cloud(0, "10.0.0.9")).with_addresses(EniId("eni-0"), ["10.0.0.10"], now=100.0)
+    before = before.without_addresses(EniId("eni-0"), ["10.0.0.9"], now=100.0)
+    stale = [metadata(0, "10.0.0.9")]
+    assert not differs(before, stale, now=101.0)
+    after, findings = look(before, RULES, stale, [cloud(0, "10.0.0.9")], now=101.0)
+    assert (after.enis[EniId("eni-0")].addresses, findings) == (("10.0.0.10",), [])
+    assert differs(before, stale, now=100.0 + SETTLE_S)
+
+
+def test_a_freed_eni_does_not_come_back_from_a_lagging_read() -> None:
+    before = first(cloud(0), cloud(1)).without_eni(EniId("eni-1"), now=100.0)
+    after, _ = look(before, RULES, [metadata(0), metadata(1)], [cloud(0), cloud(1)], now=101.0)
+    assert set(after.enis) == {"eni-0"}
+
+
+def test_a_foreign_address_appears() -> None:
+    after, findings = look(first(cloud(0)), RULES, [metadata(0, "10.0.0.9")], [cloud(0, "10.0.0.9")], now=100.0)
+    assert after.enis[EniId("eni-0")].addresses == ("10.0.0.9",)
+    assert [finding.kind for finding in findings] == ["addressAppeared"]
+
+
+@pytest.mark.spec("ipam.W27")
+def test_one_odd_eni_does_not_stop_the_rest() -> None:
+    listed = [metadata(0), metadata(1, problem="no answer"), metadata(2)]
+    picture, findings = look(Picture(), RULES, listed, [cloud(0), cloud(1), cloud(2)], now=0.0)
+    assert [one.message().confirmed for one in picture.enis.values()] == [True, False, True]
+    assert [finding.on for finding in findings] == ["eni-1"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "untagged", "managed"),
+    [
+        ({"node.k8s.amazonaws.com/no_manage": "true"}, True, False),
+        ({"node.k8s.amazonaws.com/no_manage": "false"}, False, True),
+        ({"node.k8s.amazonaws.com/instance_id": "i-1"}, False, True),
+        ({"node.k8s.amazonaws.com/instance_id": "i-2"}, False, False),
+        ({}, True, True),
+        ({}, False, False),
+    ],
+)
+@pytest.mark.spec("ipam.W29")
+def test_the_unmanaged_rule(tags: dict[str, str], untagged: bool, managed: bool) -> None:
+    rules = Rules(INSTANCE, manage_untagged=untagged)
+    assert rules.is_managed(cloud(1, tags=tags)) is managed
+    assert rules.is_managed(cloud(0, tags=tags))
+    assert not rules.is_managed(cloud(1, tags=tags, interface_type="efa-only"))
+
+
+def test_a_no_manage_tag_is_honoured_at_the_next_look() -> None:
+    tagged = cloud(1, tags={"node.k8s.amazonaws.com/no_manage": "true"})
+    after, _ = look(first(cloud(0), cloud(1)), RULES, [metadata(0), metadata(1)], [cloud(0), tagged], now=100.0)
+    assert not after.enis[EniId("eni-1")].message().managed
+
+
+def test_the_age_of_an_eni_survives_looks() -> None:
+    after, _ = look(first(cloud(0), now=5.0), RULES, [metadata(0)], [cloud(0)], now=100.0)
+    assert after.enis[EniId("eni-0")].message().attached_at == 5.0
