@@ -1,0 +1,426 @@
+/* What the container runtime executes: a forwarder without logic of its own.
+ *
+ * It opens, inside the pod's network namespace, a route netlink socket and the folder of IPv6 interface settings, and sends these
+ * with the runtime's request over the front door; it prints the reply and exits with its code. Alone it answers VERSION, missing
+ * or malformed CNI_* variables (code 4), and what a dead front door means: ADD code 11, STATUS code 50, DEL kept in the spool.
+ * The frame is described in docs/front-door.md; its constants stand in components/netlink_programmer/frontdoor.py too.
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FRONT_DOOR "/var/run/aws-node/front-door.sock"
+#define SPOOL "/var/run/aws-node/spool"
+#define ENV_BYTES (64 * 1024)
+#define STDIN_BYTES (1 << 20)
+#define REPLY_BYTES (1 << 20)
+#define TEXT_BYTES 256
+#define DESCRIPTORS 5
+#define SPOOL_AFTER_MS 3000   /* a DEL that meets no open door this long is kept for later */
+#define CONNECT_FIRST_MS 10
+#define CONNECT_AT_MOST_MS 100
+#define PROBE_MS 1000
+#define VERSIONS "\"0.1.0\", \"0.2.0\", \"0.3.0\", \"0.3.1\", \"0.4.0\", \"1.0.0\", \"1.1.0\""
+
+enum { KIND_CNI = 1, KIND_HEALTH = 2 };
+enum { NETNS, NETLINK_SOCKET, POD_SYSCTL, HOST_SYSCTL, LOG_FILE };
+
+struct head {
+    char magic[4];
+    uint16_t version, kind;
+    uint32_t mask, deadline_ms, env_bytes, stdin_bytes;
+};
+
+struct reply_head {
+    char magic[4];
+    uint16_t version, exit_code;
+    uint32_t flags, bytes;
+};
+
+static char config[STDIN_BYTES + 1], environment[ENV_BYTES], reply[REPLY_BYTES + 1];
+static size_t config_bytes, environment_bytes;
+static char cni_version[TEXT_BYTES] = "0.4.0";
+static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1, -1};
+extern char **environ;
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void pause_ms(int ms)
+{
+    struct timespec wait = {ms / 1000, (ms % 1000) * 1000000L};
+    nanosleep(&wait, NULL);
+}
+
+/* Print text as a JSON string: whatever bytes an error quotes, the runtime gets well-formed JSON. */
+static void put_json(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\')
+            printf("\\%c", c);
+        else if (c < 0x20 || c >= 0x7f)
+            printf("\\u%04x", c);
+        else
+            putchar(c);
+    }
+    putchar('"');
+}
+
+__attribute__((format(printf, 3, 4))) static int fail(int code, const char *details, const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fputs("{\n    \"cniVersion\": ", stdout);
+    put_json(cni_version);
+    printf(",\n    \"code\": %d,\n    \"msg\": ", code);
+    put_json(text);
+    if (details) {
+        fputs(",\n    \"details\": ", stdout);
+        put_json(details);
+    }
+    puts("\n}");
+    return 1;
+}
+
+/* Skip a JSON string that starts at *at; its raw content is [*at + 1, return value). NULL when it never ends. */
+static const char *string_end(const char *at)
+{
+    for (at++; *at && *at != '"'; at++)
+        if (*at == '\\' && !*++at)
+            return NULL;
+    return *at ? at : NULL;
+}
+
+/* Copy the value of a top-level string key. Bounded and forgiving: anything unusual leaves `value` as it is. */
+static void top_level(const char *key, char *value, size_t room)
+{
+    int depth = 0;
+    size_t length = strlen(key);
+    for (const char *at = config; *at; at++) {
+        if (*at == '{' || *at == '[') {
+            depth++;
+        } else if (*at == '}' || *at == ']') {
+            depth--;
+        } else if (*at == '"') {
+            const char *end = string_end(at), *after;
+            if (!end)
+                return;
+            for (after = end + 1; isspace((unsigned char)*after); after++)
+                ;
+            if (depth == 1 && *after == ':' && (size_t)(end - at - 1) == length && !memcmp(at + 1, key, length)) {
+                for (after++; isspace((unsigned char)*after); after++)
+                    ;
+                const char *stop = *after == '"' ? string_end(after) : NULL;
+                size_t bytes = stop ? (size_t)(stop - after - 1) : 0;
+                if (stop && bytes && bytes < room && !memchr(after + 1, '\\', bytes)) {
+                    memcpy(value, after + 1, bytes);
+                    value[bytes] = 0;
+                }
+                return;
+            }
+            at = end;
+        }
+    }
+}
+
+static int read_config(void)
+{
+    ssize_t got;
+    while (config_bytes < STDIN_BYTES && (got = read(0, config + config_bytes, STDIN_BYTES - config_bytes)) != 0) {
+        if (got < 0 && errno != EINTR)
+            return -1;
+        if (got > 0)
+            config_bytes += (size_t)got;
+    }
+    config[config_bytes] = 0;
+    return 0;
+}
+
+static int gather_environment(void)
+{
+    for (char **entry = environ; *entry; entry++) {
+        size_t bytes = strlen(*entry) + 1;
+        if (strncmp(*entry, "CNI_", 4))
+            continue;
+        if (environment_bytes + bytes > ENV_BYTES)
+            return -1;
+        memcpy(environment + environment_bytes, *entry, bytes);
+        environment_bytes += bytes;
+    }
+    return 0;
+}
+
+/* Open what lives in the pod's namespace: enter it for a moment. Returns 0, or -1 with errno. */
+static int open_pod(const char *path)
+{
+    int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), back;
+    descriptors[NETNS] = open(path, O_RDONLY | O_CLOEXEC);
+    if (own < 0 || descriptors[NETNS] < 0 || setns(descriptors[NETNS], CLONE_NEWNET) < 0)
+        return -1;
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK};
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0)
+        descriptors[NETLINK_SOCKET] = fd;
+    descriptors[POD_SYSCTL] = open("/proc/sys/net/ipv6/conf", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    back = setns(own, CLONE_NEWNET);
+    close(own);
+    return descriptors[NETLINK_SOCKET] < 0 ? -1 : back;
+}
+
+static int dial(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (strlen(path) >= sizeof address.sun_path || fd < 0)
+        return -1;
+    strcpy(address.sun_path, path);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int send_all(int fd, const char *data, size_t bytes)
+{
+    while (bytes) {
+        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return -1;
+        data += sent;
+        bytes -= (size_t)sent;
+    }
+    return 0;
+}
+
+/* Send the header with the descriptors that are open, then environment and configuration. */
+static int send_request(int fd, int kind, int64_t left_ms)
+{
+    struct head head = {"VCNI", 1, (uint16_t)kind, 0, (uint32_t)left_ms, (uint32_t)environment_bytes, (uint32_t)config_bytes};
+    int open_ones[DESCRIPTORS], count = 0;
+    memcpy(head.magic, "VCNI", 4);
+    for (int bit = 0; bit < DESCRIPTORS; bit++) {
+        if (descriptors[bit] >= 0) {
+            head.mask |= 1u << bit;
+            open_ones[count++] = descriptors[bit];
+        }
+    }
+    union {
+        char room[CMSG_SPACE(sizeof open_ones)];
+        struct cmsghdr aligned;
+    } control;
+    memset(&control, 0, sizeof control);
+    struct iovec part = {&head, sizeof head};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count) {
+        message.msg_control = control.room;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count);
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)count);
+        memcpy(CMSG_DATA(rights), open_ones, sizeof(int) * (size_t)count);
+    }
+    if (sendmsg(fd, &message, MSG_NOSIGNAL) != (ssize_t)sizeof head)
+        return -1;
+    return send_all(fd, environment, environment_bytes) || send_all(fd, config, config_bytes) ? -1 : 0;
+}
+
+static int receive(int fd, char *data, size_t bytes, int64_t deadline)
+{
+    while (bytes) {
+        struct pollfd wait = {fd, POLLIN, 0};
+        int64_t left = deadline - now_ms();
+        if (left <= 0 || poll(&wait, 1, (int)left) == 0)
+            return -1;
+        ssize_t got = recv(fd, data, bytes, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return -1;
+        data += got;
+        bytes -= (size_t)got;
+    }
+    return 0;
+}
+
+/* One try: the exit code of the reply, which is printed; -1 when the connection broke or the deadline passed. */
+static int converse(int fd, int kind, int64_t deadline)
+{
+    struct reply_head head;
+    if (send_request(fd, kind, deadline - now_ms()) || receive(fd, (char *)&head, sizeof head, deadline))
+        return -1;
+    if (memcmp(head.magic, "VCNR", 4) || head.version != 1 || head.bytes > REPLY_BYTES || receive(fd, reply, head.bytes, deadline))
+        return -1;
+    fwrite(reply, 1, head.bytes, stdout);
+    return head.exit_code;
+}
+
+/* Keep a DEL for later: the programmer replays the folder before it opens its door again. Returns 0, or -1 with errno. */
+static int spool(const char *folder)
+{
+    char temporary[TEXT_BYTES + 64], final[TEXT_BYTES + 64];
+    struct timespec now;
+    struct head head = {"VCNI", 1, KIND_CNI, 0, 0, (uint32_t)environment_bytes, (uint32_t)config_bytes};
+    memcpy(head.magic, "VCNI", 4);
+    clock_gettime(CLOCK_REALTIME, &now);
+    long long stamp = (long long)now.tv_sec * 1000000000LL + now.tv_nsec;
+    snprintf(temporary, sizeof temporary, "%s/%lld-%d.tmp", folder, stamp, (int)getpid());
+    snprintf(final, sizeof final, "%s/%lld-%d.req", folder, stamp, (int)getpid());
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+        return -1;
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -1;
+    int bad = write(fd, &head, sizeof head) != (ssize_t)sizeof head || write(fd, environment, environment_bytes) != (ssize_t)environment_bytes ||
+              write(fd, config, config_bytes) != (ssize_t)config_bytes || fsync(fd) < 0;
+    close(fd);
+    if (bad || rename(temporary, final) < 0) {
+        int reason = errno;
+        unlink(temporary);
+        errno = reason;
+        return -1;
+    }
+    int directory = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory >= 0) {
+        fsync(directory);
+        close(directory);
+    }
+    return 0;
+}
+
+/* Forward until there is an answer or the deadline; a door that opens again is given the same request again. */
+static int forward(const char *command, int deadline_ms)
+{
+    char door[TEXT_BYTES] = FRONT_DOOR, folder[TEXT_BYTES] = SPOOL;
+    int64_t start = now_ms(), deadline = start + deadline_ms;
+    int wait = CONNECT_FIRST_MS, is_delete = !strcmp(command, "DEL"), reached = 0;
+    top_level("frontDoor", door, sizeof door);
+    top_level("spoolDir", folder, sizeof folder);
+    while (now_ms() < deadline && !(is_delete && !reached && now_ms() - start > SPOOL_AFTER_MS)) {
+        int fd = dial(door);
+        if (fd >= 0) {
+            reached = 1;
+            wait = CONNECT_FIRST_MS;
+            int code = converse(fd, KIND_CNI, deadline);
+            close(fd);
+            if (code >= 0)
+                return code;
+        }
+        pause_ms(wait);
+        wait = wait * 2 > CONNECT_AT_MOST_MS ? CONNECT_AT_MOST_MS : wait * 2;
+    }
+    const char *state = reached ? "it does not answer" : "nobody listens";
+    if (is_delete) {
+        if (spool(folder) == 0)
+            return 0;
+        return fail(11, strerror(errno), "the deletion can neither be carried out (%s: %s) nor kept in %s", door, state, folder);
+    }
+    if (!strcmp(command, "STATUS"))
+        return fail(50, "See the aws-node pod of this node", "not ready: %s: %s", door, state);
+    return fail(11, "It is restarted by itself; the runtime tries again. See the aws-node pod of this node", "the network programmer is away: %s: %s",
+                door, state);
+}
+
+static int needs(const char *command, const char *name, const char *for_commands, char *missing, size_t room)
+{
+    const char *value = getenv(name);
+    if (!strstr(for_commands, command) || (value && *value))
+        return 0;
+    size_t used = strlen(missing);
+    snprintf(missing + used, room - used, "%s%s", used ? "," : "", name);
+    return 1;
+}
+
+static int about(void)
+{
+    fputs("aws-cni: forwards CNI requests to the vpccni node processes\nCNI protocol versions supported: " VERSIONS "\n", stderr);
+    return 0;
+}
+
+static int version_reply(void)
+{
+    char asked[TEXT_BYTES] = "1.1.0";
+    top_level("cniVersion", asked, sizeof asked);
+    fputs("{\"cniVersion\":", stdout);
+    put_json(asked);
+    puts(",\"supportedVersions\":[" VERSIONS "]}");
+    return 0;
+}
+
+/* The probe of the reference's manifests: its flags are accepted, the front door is asked (exit codes of operations.md 12). */
+static int probe(void)
+{
+    const char *door = getenv("VPCCNI_FRONT_DOOR");
+    int fd = dial(door ? door : FRONT_DOOR);
+    if (fd < 0)
+        return 2;
+    int code = converse(fd, KIND_HEALTH, now_ms() + PROBE_MS);
+    return code < 0 ? 3 : code ? 4 : 0;
+}
+
+int main(int count, char **arguments)
+{
+    static const struct {
+        const char *name;
+        int deadline_ms;
+    } commands[] = {{"ADD", 20000}, {"DEL", 10000}, {"CHECK", 2000}, {"STATUS", 2000}, {"GC", 10000}};
+    const char *own = count && strrchr(arguments[0], '/') ? strrchr(arguments[0], '/') + 1 : count ? arguments[0] : "";
+    const char *command = getenv("CNI_COMMAND"), *netns = getenv("CNI_NETNS"), *container = getenv("CNI_CONTAINERID");
+    char missing[TEXT_BYTES] = "";
+    if (!strcmp(own, "grpc-health-probe") || !strcmp(own, "vpccni-probe"))
+        return probe();
+    if (!command)
+        return about();
+    if (read_config())
+        return fail(5, strerror(errno), "standard input cannot be read");
+    top_level("cniVersion", cni_version, sizeof cni_version);
+    if (!strcmp(command, "VERSION"))
+        return version_reply();
+    size_t known = 0;
+    while (known < sizeof commands / sizeof *commands && strcmp(commands[known].name, command))
+        known++;
+    if (known == sizeof commands / sizeof *commands)
+        return fail(4, "Use ADD, DEL, CHECK, STATUS, GC or VERSION", "unknown CNI_COMMAND: %.40s", command);
+    needs(command, "CNI_CONTAINERID", "ADD CHECK DEL", missing, sizeof missing);
+    needs(command, "CNI_NETNS", "ADD CHECK", missing, sizeof missing);
+    needs(command, "CNI_IFNAME", "ADD CHECK DEL", missing, sizeof missing);
+    needs(command, "CNI_PATH", "ADD CHECK DEL GC STATUS", missing, sizeof missing);
+    if (*missing)
+        return fail(4, NULL, "required env variables [%s] missing", missing);
+    if (strcmp(own, "egress-cni") == 0 && environment_bytes + 27 < ENV_BYTES) {
+        memcpy(environment, "VPCCNI_PLUGIN=egress-cni", 25);
+        environment_bytes = 25;
+    }
+    if (gather_environment())
+        return fail(4, NULL, "the CNI_* variables are longer than %d bytes", ENV_BYTES);
+    if (netns && *netns && open_pod(netns) < 0 && strcmp(command, "DEL"))
+        return fail(4, strerror(errno), "the network namespace %.200s of container %.80s cannot be entered", netns, container ? container : "");
+    descriptors[HOST_SYSCTL] = open("/proc/sys/net", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return forward(command, commands[known].deadline_ms);
+}
