@@ -12,4 +12,5 @@ It never decides which pod gets which address and never touches the kernel. Read
     lifecycle   an ENI's way into the inventory and out of it, one journaled step after the other
     service     the loop: messages and timers to the core, its decisions to the adapters
     startup     from nothing to the first complete look
+    make_limits, make_model     what makes the generated files; never run on a node
 """

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 
 from vpccni.components.eni_manager.facts import CloudEni, NewEni
 from vpccni.components.eni_manager.hindrance import DENIALS
@@ -42,7 +45,8 @@ class Ec2:
             user_agent=f"amazon-vpc-cni-k8s/{version}",
         )
         with _refusals("CreateClient", region):
-            self._client: EC2Client = boto3.client("ec2", config=config, endpoint_url=endpoint or None)
+            session = boto3.Session(botocore_session=_lean_session())
+            self._client: EC2Client = session.client("ec2", config=config, endpoint_url=endpoint or None)
 
     def enis_of_instance(self, instance_id: str) -> list[CloudEni]:
         """DescribeNetworkInterfaces: every ENI attached (or attaching, detaching) to the instance."""
@@ -138,6 +142,14 @@ class Ec2:
         """DeleteNetworkInterface; an ENI that is gone is a success."""
         with _already_gone("InvalidNetworkInterfaceID.NotFound"), _refusals("DeleteNetworkInterface", eni_id):
             self._client.delete_network_interface(NetworkInterfaceId=eni_id)
+
+
+def _lean_session() -> botocore.session.Session:
+    """Return a session that finds our cut model before botocore's own: 19 MB less (see make_model)."""
+    session = botocore.session.Session()
+    loader = Loader(extra_search_paths=[str(Path(__file__).with_name("model"))])
+    session.register_component("data_loader", loader)
+    return session
 
 
 @contextmanager

@@ -18,14 +18,19 @@ from vpccni.components.eni_manager.limits import limits_of
 HEAD = "# type\taddresses_per_eni\tdefault_card\tcards\thypervisor\tbare_metal; made by make_limits, do not edit\n"
 
 
-def main() -> int:
-    """Write the table beside this module."""
+def table() -> str:
+    """Return the whole table."""
     packed = files("moto.ec2").joinpath("resources/instance_types.json.gz").read_bytes()
     types: dict[str, dict[str, Any]] = json.loads(gzip.decompress(packed))
     rows = [limits_of(described).row(name) for name, described in sorted(types.items()) if "NetworkInfo" in described]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def main() -> int:
+    """Write the table beside this module."""
     target = Path(__file__).with_name("limits.tsv")
-    target.write_text(HEAD + "\n".join(rows) + "\n")
-    sys.stdout.write(f"{target.name}: {len(rows)} types\n")
+    target.write_text(table())
+    sys.stdout.write(f"{target.name}: {table().count(chr(10)) - 1} types\n")
     return 0
 
 
