@@ -19,9 +19,9 @@ from typing import Any, Final, TypeVar
 
 import zmq
 
-from vpccni.shared import effects, settings_file
+from vpccni.shared import effects, flapping, settings_file
 from vpccni.shared.bus import AccessControl, Call, Client, Publisher, Server, Subscription, claim
-from vpccni.shared.bus.access import endpoint
+from vpccni.shared.bus.access import bus_folder, endpoint
 from vpccni.shared.clock import boottime
 from vpccni.shared.errors import SettingsError, VpccniError
 from vpccni.shared.log import LEVELS, Log, level_name
@@ -86,6 +86,7 @@ class Process:
         arguments = parser.parse_args(argv)
         try:
             arguments.run_dir.mkdir(parents=True, exist_ok=True)
+            waited = flapping.slow_down(bus_folder(arguments.run_dir), name)
             raw = settings_file.raw_settings(arguments.run_dir, os.environ)
             reading = read(raw)
             if reading.errors:
@@ -95,6 +96,8 @@ class Process:
                     remedy="Correct the environment of aws-node",
                 )
             log = Log(name, level=_log_level(name, raw), path=raw.get("VPCCNI_LOG_FILE", "stderr"))
+            if waited:
+                log.warning("started too often, start delayed", seconds=waited)
             for warning in reading.warnings:
                 log.warning("setting replaced by its default", detail=warning)
             return cls(name, arguments.run_dir, reading.settings, raw, log)

@@ -115,6 +115,17 @@ def result(version: str, pod: PodRef, netns: str, wired: Sequence[WiredInterface
     return json.dumps(document, indent=4) + "\n"
 
 
+def pass_on(request: CniRequest) -> str:
+    """Return what the egress plugin answers while egress of the other family is off: the result before it, unchanged."""
+    if request.command != "ADD":
+        return ""
+    if request.previous is None:
+        raise CniFailure(
+            "must be called as a chained plugin", cni_code=CODE_CONFIG, on="egress-cni", why="there is no prevResult"
+        )
+    return json.dumps({**request.previous, "cniVersion": request.version}) + "\n"
+
+
 def failure(error: CniFailure, version: str) -> str:
     """Return an error as CNI JSON."""
     document: dict[str, Any] = {"cniVersion": version, "code": error.cni_code, "msg": error.what}

@@ -36,6 +36,7 @@ from vpccni.shared.process import Process
 
 FRONT_DOOR: Final = "front-door.sock"
 SPOOL: Final = "spool"
+EGRESS: Final = "egress-cni"
 ADD_DEADLINE_S: Final = 20.0
 RELEASE_WITHIN_S: Final = 0.5
 DETACH_WITHIN_S: Final = 5.0
@@ -96,7 +97,10 @@ class ProgrammerService:
         command = frame.env.get("CNI_COMMAND", "")
         try:
             request = cni.parse(frame.env, frame.stdin)
-            text = await self._carry_out(request, frame, trace=trace)
+            if frame.env.get("VPCCNI_PLUGIN") == EGRESS:
+                text = cni.pass_on(request)
+            else:
+                text = await self._carry_out(request, frame, trace=trace)
             code = 0
         except CniFailure as error:
             code, text = 1, cni.failure(error, cni.stdin_version(frame.stdin))

@@ -1,0 +1,89 @@
+"""`vpccni node-start`: prepare the node once, before its processes; ends with 1 and one line a fault when it cannot.
+
+Validates the operator's environment first of all, writes `settings.json`, sets the sysctls of the primary interface, and puts the
+plugin in place under both its names. The conflist comes later, from the programmer, once an address is free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from vpccni.cni.install import write_atomically
+from vpccni.shared import settings_file
+from vpccni.shared.process import RUN_DIR_DEFAULT
+from vpccni.shared.settings import Settings, read
+
+PLUGIN_NAMES: Final = ("aws-cni", "egress-cni")
+LOOSE_RP_FILTER: Final = "2"  # spec dataplane.md 2.4
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out all steps in order; return the exit status."""
+    parser = argparse.ArgumentParser(prog="vpccni node-start")
+    parser.add_argument("--run-dir", type=Path, default=Path(os.environ.get("VPCCNI_RUN_DIR", RUN_DIR_DEFAULT)))
+    arguments = parser.parse_args(argv)
+    reading = read(os.environ)
+    for name in settings_file.unknown_names(os.environ):
+        sys.stderr.write(f"vpccni node-start: {name} is no setting of this system: misspelt? It has no effect\n")
+    for warning in reading.warnings:
+        sys.stderr.write(f"vpccni node-start: {warning}\n")
+    if reading.errors:
+        sys.stderr.write("".join(f"vpccni node-start: {error}\n" for error in reading.errors))
+        return 1
+    try:
+        arguments.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        settings_file.write(arguments.run_dir, os.environ)
+        set_sysctls(reading.settings, primary_interface())
+        install_plugin(Path(reading.settings.host_bin_path))
+    except (OSError, LookupError) as error:
+        sys.stderr.write(f"vpccni node-start: the node cannot be prepared: {error}\n")
+        return 1
+    return 0
+
+
+def primary_interface() -> str:
+    """Return the link the default route leaves by, or VPCCNI_PRIMARY_INTERFACE. Raises LookupError when there is neither."""
+    if name := os.environ.get("VPCCNI_PRIMARY_INTERFACE"):
+        return name
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        name, destination, _gateway, _flags, _ref, _use, _metric, mask, *_ = line.split()
+        if destination == mask == "00000000":
+            return name
+    raise LookupError("no default route tells the primary interface; set VPCCNI_PRIMARY_INTERFACE to its name")
+
+
+def set_sysctls(settings: Settings, primary: str) -> None:
+    """Write what spec dataplane.md 10.1 asks of the init container; a value that is already right is not written."""
+    _set(Path(f"/proc/sys/net/ipv4/conf/{primary}/rp_filter"), LOOSE_RP_FILTER)
+    early_demux = Path("/proc/sys/net/ipv4/tcp_early_demux")
+    if early_demux.exists():
+        _set(early_demux, "1" if settings.tcp_early_demux else "0")
+
+
+def install_plugin(folder: Path) -> None:
+    """Put the plugin's executable into the host's plugin folder under both names."""
+    data = plugin_binary().read_bytes()
+    for name in PLUGIN_NAMES:
+        write_atomically(folder / name, data, 0o755)
+
+
+def plugin_binary() -> Path:
+    """Return where the built executable is: VPCCNI_PLUGIN_BINARY, else beside this module. Raises FileNotFoundError."""
+    path = Path(os.environ.get("VPCCNI_PLUGIN_BINARY") or Path(__file__).with_name("aws-cni"))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: build it with `make cni/aws-cni`")
+    return path
+
+
+def _set(path: Path, value: str) -> None:
+    if path.read_text().strip() != value:
+        path.write_text(value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
