@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from tests.lab.eni_manager.conftest import WITHIN_S, Manager, addresses
+from tests.lab.eni_manager.conftest import WITHIN_S, Manager, addresses, primary
 
 from vpccni.shared.errors import BusError
 
@@ -77,7 +77,7 @@ def test_growing_and_shrinking_pass_the_effects_that_the_kills_name(manager: Man
     manager.wish(12)
     full = manager.wait(lambda one: len(addresses(one)) == 12)
     grown = manager.record(True)
-    manager.wish(8, addresses=[(full.enis[0].eni_id, full.enis[0].addresses[0])],
+    manager.wish(8, addresses=[(primary(full).eni_id, primary(full).addresses[0])],
                  enis=[eni.eni_id for eni in full.enis if not eni.is_primary])  # fmt: skip
     manager.wait(lambda one: len(one.enis) == 1)
     time.sleep(1.0)
