@@ -1,7 +1,8 @@
 """What the ledger and the kernel say of each other: sandboxes that are gone, and veths the ledger does not know.
 
 A sandbox is released by audit only when two `Wirings` snapshots, further apart than the deadline of an ADD, both lack it: neither
-its veth nor an ADD in flight (design 5). A wired sandbox that the ledger lacks is adopted; one whose address another holds is told.
+its veth nor an ADD in flight (design 5). A wired sandbox that the ledger lacks is adopted when it is seen again later (a snapshot may be
+older than a release); one whose address another holds is told.
 """
 
 from __future__ import annotations
@@ -15,32 +16,42 @@ from vpccni.shared.messages.wiring import Wirings
 
 MISSING_FOR_S: Final = 25.0
 """More than the deadline of an ADD (20 s, design 5)."""
+UNKNOWN_FOR_S: Final = 2.0
+"""More than a `Wirings` may be behind a release (0.5 s, see the programmer)."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """`missing`: since when each unwired sandbox was seen without a veth; `gone`: those to release now."""
+    """`missing`, `unknown`: since when each sandbox was seen without a veth, or not in the ledger; `gone`: to release now."""
 
     missing: dict[Sandbox, float]
+    unknown: dict[Sandbox, float]
     gone: tuple[Sandbox, ...]
     adopted: tuple[Holding, ...]
     conflicts: tuple[str, ...]
 
 
-def compare(ledger: Ledger, wirings: Wirings, missing: dict[Sandbox, float], *, now: float, wall_ns: int) -> Findings:
-    """Return what to do about the differences. `missing` is that of the comparison before."""
+def compare(
+    ledger: Ledger, wirings: Wirings, before: Findings, *, now: float, wall_ns: int, at_once: bool = False
+) -> Findings:
+    """Return what to do about the differences. `before`: the comparison before; `at_once`: adopt without waiting (a rebuild)."""
     seen = {wiring.sandbox for wiring in wirings.wirings} | set(wirings.in_flight)
     names = {(wiring.pod.namespace, wiring.pod.name) for wiring in wirings.wirings if not wiring.sandbox.container_id}
-    unwired = {
-        sandbox: missing.get(sandbox, now)
+    missing = {
+        sandbox: before.missing.get(sandbox, now)
         for sandbox, holding in ledger.held.items()
         if sandbox not in seen and (holding.pod.namespace, holding.pod.name) not in names
     }
-    gone = tuple(sandbox for sandbox, since in unwired.items() if now - since > MISSING_FOR_S)
+    strangers = [
+        wiring
+        for wiring in wirings.wirings
+        if wiring.sandbox.container_id and wiring.sandbox not in ledger.held and wiring.sandbox not in wirings.in_flight
+    ]
+    unknown = {wiring.sandbox: before.unknown.get(wiring.sandbox, now) for wiring in strangers}
     holders = ledger.holders()
     adopted, conflicts = [], []
-    for wiring in wirings.wirings:
-        if not wiring.sandbox.container_id or wiring.sandbox in ledger.held or wiring.sandbox in wirings.in_flight:
+    for wiring in strangers:
+        if not at_once and now - unknown[wiring.sandbox] < UNKNOWN_FOR_S:
             continue
         for address in wiring.addresses[:1]:
             if address in holders:
@@ -48,4 +59,9 @@ def compare(ledger: Ledger, wirings: Wirings, missing: dict[Sandbox, float], *, 
             else:
                 adopted.append(Holding(wiring.sandbox, wiring.pod, address, assigned_at_ns=wall_ns))
                 holders[address] = wiring.sandbox
-    return Findings(unwired, gone, tuple(adopted), tuple(conflicts))
+    gone = tuple(sandbox for sandbox, since in missing.items() if now - since > MISSING_FOR_S)
+    return Findings(missing, unknown, gone, tuple(adopted), tuple(conflicts))
+
+
+NOTHING: Final = Findings({}, {}, (), (), ())
+"""The comparison before the first."""

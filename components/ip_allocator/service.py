@@ -60,7 +60,7 @@ class AllocatorService:
         self._usable: UsableEnis | None = None
         self._pool: pools.Pool | None = None
         self._rebuild = False
-        self._missing: dict[Sandbox, float] = {}
+        self._findings = audit.NOTHING
         self._demand: dict[Sandbox, float] = {}
         self._shrunk_at = float("-inf")
         self._sent: tuple[float, CapacityTarget] | None = None
@@ -193,8 +193,8 @@ class AllocatorService:
 
     def _on_wirings(self, wirings: Wirings) -> None:
         now = self._clock()
-        found = audit.compare(self._ledger, wirings, self._missing, now=now, wall_ns=wall_ns())
-        self._missing = found.missing
+        found = audit.compare(self._ledger, wirings, self._findings, now=now, wall_ns=wall_ns(), at_once=self._rebuild)
+        self._findings = found
         for conflict in found.conflicts:
             self._process.log.error("two claims to one address", detail=conflict)
             self._process.count("vpccni_ledger_conflicts")
