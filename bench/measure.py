@@ -1,0 +1,219 @@
+"""Which labs are brought up and which rows each gives. The budgets are those of the project's design."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+from vpccni.bench import processes
+from vpccni.bench.rows import RATE_UNIT, Row, percentiles
+from vpccni.lab.api import Lab, Node
+from vpccni.shared import names
+
+INSTANCE_TYPE: Final = "m5.24xlarge"
+AT_ONCE: Final = 32
+POOL: Final = 320
+"""Addresses that are there before the clock starts; no EC2 call falls into a measured span then."""
+STEADY: Final[Mapping[str, str | None]] = {
+    "WARM_IP_TARGET": "1", "MINIMUM_IP_TARGET": str(POOL), "IP_COOLDOWN_PERIOD": "1",
+}  # fmt: skip
+POLICY_OFF: Final[Mapping[str, str | None]] = {"NETWORK_POLICY_ENFORCING_MODE": None}
+GROWING: Final[Mapping[str, str | None]] = {"WARM_IP_TARGET": "250", "IP_COOLDOWN_PERIOD": "1"}
+POOL_WITHIN_S: Final = 90.0
+SETTLE_S: Final = 3.0
+DRIVE_WITHIN_S: Final = 180.0
+ADD_NO_POLICY: Final = {"p50": 4.0, "p99": 12.0}
+ADD_POLICY: Final = {"p50": 5.0, "p99": 15.0}
+DEL: Final = {"p50": 3.0, "p99": 8.0}
+RATE_NO_POLICY: Final = {"value": 300.0}
+RATE_POLICY: Final = {"value": 200.0}
+MEMORY_MB: Final = 180.0
+IDLE_PERCENT: Final = 0.5
+SERVE_SOON_S: Final = 0.5
+SERVE_S: Final = 1.0
+SOON: Final = (names.IP_ALLOCATOR, names.NETLINK_PROGRAMMER)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    pods: int = 200
+    burst: int = 250
+    held: int = 110
+    idle_s: float = 60.0
+    kills: int = 3
+
+
+QUICK: Final = Size(pods=40, burst=250, held=110, idle_s=10.0, kills=1)
+
+
+@dataclass
+class Bench:
+    """Collects rows and the failures of pods, lab after lab."""
+
+    size: Size
+    say: Callable[[str], None]
+    rows: list[Row] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    private_mb: dict[str, float] = field(default_factory=dict)
+
+    def row(self, name: str, unit: str, figures: Mapping[str, float], budget: Mapping[str, float] | None = None,
+            note: str = "") -> None:  # fmt: skip
+        self.rows.append(Row(name=name, unit=unit, figures=figures, budget=budget or {}, note=note))
+
+    def all(self) -> None:
+        """Bring up the labs one after the other and measure."""
+        with self.lab("policy on, tmpfs", STEADY) as node:
+            policy_on = self.pods(node, "policy on, tmpfs", ADD_POLICY)
+            self.chain(node)
+            self.burst(node, "policy on", RATE_POLICY)
+            self.parts(node, policy_on)
+            self.costs(node)
+            self.kills(node)
+        with self.lab("policy off, tmpfs", {**STEADY, **POLICY_OFF}) as node:
+            policy_off = self.pods(node, "no policy, tmpfs", ADD_NO_POLICY)
+            self.burst(node, "no policy", RATE_NO_POLICY)
+        more = policy_on["p50"] - policy_off["p50"]
+        self.row("part of ADD: agent (policy on less off)", "ms", {"p50": more})
+        with self.lab("run folder on disk", STEADY, run_on_disk=True) as node:
+            self.pods(node, "policy on, disk", {})
+            self.burst(node, "policy on, disk", {})
+        with self.lab("pool grows meanwhile (WARM_IP_TARGET=250)", GROWING, pool=250) as node:
+            self.burst(node, "policy on, pool grows meanwhile", {})
+
+    @contextmanager
+    def lab(
+        self, what: str, env: Mapping[str, str | None], *, run_on_disk: bool = False, pool: int = POOL
+    ) -> Iterator[Node]:
+        self.say(f"lab: {what}")
+        with Lab.up(
+            f"bench-{os.getpid()}", nodes=1, instance_type=INSTANCE_TYPE, env=env, run_on_disk=run_on_disk
+        ) as lab:
+            node = lab.nodes[0]
+            _wait_for_pool(lab, pool)
+            time.sleep(SETTLE_S)
+            yield node
+
+    # ------------------------------------------------------------------ pods
+
+    def pods(self, node: Node, what: str, budget: Mapping[str, float]) -> dict[str, float]:
+        """Pods one at a time through aws-cni alone; return the figures of ADD."""
+        report = self.drive(node, "pods", "--count", str(self.size.pods))
+        figures = percentiles(report["ADD"])
+        self.row(f"ADD, aws-cni, one at a time, {what}", "ms", figures, budget)
+        self.row(f"DEL, aws-cni, one at a time, {what}", "ms", percentiles(report["DEL"]), DEL if budget else {})
+        self.row(f"/bin/true, one at a time, {what}", "ms", percentiles(report["true"]))
+        return figures
+
+    def chain(self, node: Node) -> None:
+        report = self.drive(node, "pods", "--count", str(self.size.pods), "--chain")
+        for command in ("ADD", "DEL"):
+            self.row(f"{command}, whole chain, one at a time, policy on, tmpfs", "ms", percentiles(report[command]))
+        report = self.drive(node, "pods", "--count", str(self.size.pods), "--chain", "--together", "--at-once", str(AT_ONCE))  # fmt: skip
+        for command in ("ADD", "DEL"):
+            self.row(f"{command}, whole chain, {AT_ONCE} at once, policy on, tmpfs", "ms", percentiles(report[command]))
+
+    def burst(self, node: Node, what: str, budget: Mapping[str, float]) -> None:
+        count = self.size.burst
+        report = self.drive(node, "pods", "--count", str(count), "--together", "--at-once", str(AT_ONCE))
+        note = f"{report['failed']} failed"
+        rate = {"value": len(report["ADD"]) / report["add_wall_s"]}
+        self.row(f"burst of {count} ADDs, {AT_ONCE} at once, {what}", RATE_UNIT, rate, budget, note)
+        for command in ("ADD", "DEL"):
+            self.row(f"{command}, aws-cni, {AT_ONCE} at once, {what}", "ms", percentiles(report[command]))
+        self.row(f"/bin/true, {AT_ONCE} at once, {what}", "ms", percentiles(report["true"]))
+
+    def parts(self, node: Node, add: Mapping[str, float]) -> None:
+        report = self.drive(node, "parts", "--count", str(self.size.pods))
+        known = 0.0
+        for part, label in (
+            ("forwarder", "forwarder alone (VERSION)"),
+            ("front_door", "front door round trip"),
+            ("assign", "allocator Assign incl. checkpoint"),
+        ):
+            figures = percentiles(report[part])
+            known += figures["p50"]
+            self.row(f"part of ADD: {label}", "ms", figures)
+        self.row("part of DEL: allocator Release incl. checkpoint", "ms", percentiles(report["release"]))
+        self.row("part of ADD: rest (netlink, agent, descriptors)", "ms", {"p50": add["p50"] - known})
+
+    def drive(self, node: Node, *arguments: str) -> dict[str, Any]:
+        """Run the driver inside the node to its end; return its report."""
+        self.say("  " + " ".join(arguments))
+        done = node.exec([*_driver(), *arguments], timeout=DRIVE_WITHIN_S)
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        self.failures += report.get("failures", [])
+        return report
+
+    # ------------------------------------------------------------------ processes
+
+    def costs(self, node: Node) -> None:
+        """Memory and CPU of the processes, idle and with pods."""
+        self.memory(node, "idle, after the runs above", {})
+        self.say(f"  idle CPU over {self.size.idle_s:.0f} s")
+        used = processes.idle_cpu(node, self.size.idle_s)
+        for name, percent in used.items():
+            self.row(f"idle CPU, {name}", "%", {"value": percent})
+        self.row("idle CPU, all processes and supervisord", "%", {"value": sum(used.values())}, {"value": IDLE_PERCENT})
+        self.say(f"  {self.size.held} pods held")
+        holder = node.popen(
+            [*_driver(), "pods", "--count", str(self.size.held), "--hold"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout is not None
+            up = json.loads(holder.stdout.readline())["up"]
+            time.sleep(processes.SETTLE_S)
+            self.memory(node, f"{up} pods", {"value": MEMORY_MB})
+            holder.communicate("", timeout=DRIVE_WITHIN_S)
+        finally:
+            if holder.poll() is None:
+                holder.kill()
+
+    def memory(self, node: Node, what: str, budget: Mapping[str, float]) -> None:
+        found = processes.memory(node)
+        for name, one in found.items():
+            self.row(f"memory (PSS), {what}, {name}", "MB", {"value": one.pss})
+            self.private_mb[f"{what}, {name}"] = round(one.private, 1)
+        total = sum(one.pss for one in found.values())
+        private = sum(one.private for one in found.values())
+        self.row(f"memory (PSS), {what}, all", "MB", {"value": total}, budget, f"{private:.0f} MB of it private")
+
+    def kills(self, node: Node) -> None:
+        for process in names.NODE_PROCESSES:
+            self.say(f"  kill {process}")
+            took = []
+            for _ in range(self.size.kills):
+                took.append(processes.seconds_to_serve(node, process))
+                time.sleep(SETTLE_S)
+            limit = SERVE_SOON_S if process in SOON else SERVE_S
+            figures = {"median": median(took), "max": max(took)}
+            self.row(f"SIGKILL to serving, {process}", "s", figures, {"max": limit})
+
+
+def _driver() -> list[str]:
+    return [sys.executable, "-m", "vpccni.bench.drive"]
+
+
+def _wait_for_pool(lab: Lab, wanted: int) -> None:
+    """Wait until the lab's EC2 shows the node with as many secondary addresses as are wanted."""
+    deadline = time.monotonic() + POOL_WITHIN_S
+    have = 0
+    while time.monotonic() < deadline:
+        have = sum(len(eni["addresses"]) for eni in lab.ec2_picture())
+        if have >= wanted:
+            return
+        time.sleep(0.2)
+    raise TimeoutError(
+        f"the node has {have} of {wanted} addresses after {POOL_WITHIN_S:.0f} s; see the eni_manager's log"
+    )
