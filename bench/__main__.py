@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         f"\nload {load[0]:.2f} before, {facts['load_after'][0]:.2f} after; {facts['cores']} cores, {facts['seconds']} s"
     )
     say(f"compared with the run of {last['utc']}" if last else "no earlier run of this size to compare with")
+    say("policy on: the agent's verdict is in force before ADD returns; no NetworkPolicy is there")
     for failure in bench.failures:
         say(f"FAILED {failure}")
     say(f"stored in bench/results/{store(facts, bench).name}")

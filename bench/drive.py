@@ -1,10 +1,10 @@
 """Drives the plugin inside a node's namespaces as a container runtime does, and prints one JSON document a phase.
 
-    python -m vpccni.bench.drive pods --count N --at-once C [--chain] [--together] [--hold]
+    python -m vpccni.bench.drive pods --count N --at-once C [--chain] [--together] [--hold] [--announce]
     python -m vpccni.bench.drive parts --count N
 
 `pods`: each pod ADD then DEL, or with `--together` all ADDs and then all DELs; `--hold` prints a line when all are up and waits for
-the end of standard input before it deletes. `parts`: what an ADD is made of. Pods' namespaces live in a private mount namespace:
+the end of standard input before it deletes; `--announce` prints a line before the first ADD. `parts`: what an ADD is made of. Pods' namespaces live in a private mount namespace:
 nothing is left when this is killed.
 """
 
@@ -111,6 +111,8 @@ def pods(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         measured = made[WARM_UP:]
         report: dict[str, Any] = {"true": baseline(arguments, folder)}
         gc.disable()
+        if arguments.announce:
+            say({"begins": len(measured)})
         if arguments.together or arguments.hold:
             report["add_wall_s"] = run_all([driver.job(pod, "ADD") for pod in measured], at_once=arguments.at_once)
             if arguments.hold:
@@ -167,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("verb", choices=("pods", "parts"))
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=1)
-    for flag in ("--chain", "--together", "--hold"):
+    for flag in ("--chain", "--together", "--hold", "--announce"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args(argv)
     verbs: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"pods": pods, "parts": parts}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,18 +18,23 @@ from vpccni.bench.rows import RATE_UNIT, Row, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.shared import names
 
+LAB: Final = "bench"
 INSTANCE_TYPE: Final = "m5.24xlarge"
 AT_ONCE: Final = 32
-POOL: Final = 320
+POOL: Final = 400
 """Addresses that are there before the clock starts; no EC2 call falls into a measured span then."""
+COOLDOWN: Final = "1"
 STEADY: Final[Mapping[str, str | None]] = {
-    "WARM_IP_TARGET": "1", "MINIMUM_IP_TARGET": str(POOL), "IP_COOLDOWN_PERIOD": "1",
+    "WARM_IP_TARGET": "1", "MINIMUM_IP_TARGET": str(POOL), "IP_COOLDOWN_PERIOD": COOLDOWN,
 }  # fmt: skip
 POLICY_OFF: Final[Mapping[str, str | None]] = {"NETWORK_POLICY_ENFORCING_MODE": None}
-GROWING: Final[Mapping[str, str | None]] = {"WARM_IP_TARGET": "250", "IP_COOLDOWN_PERIOD": "1"}
+GROWING: Final[Mapping[str, str | None]] = {"WARM_IP_TARGET": "250", "IP_COOLDOWN_PERIOD": COOLDOWN}
 POOL_WITHIN_S: Final = 90.0
 SETTLE_S: Final = 3.0
+COOLED_S: Final = 2.0
+"""Before each run of pods: the addresses of the one before are out of their cool-down."""
 DRIVE_WITHIN_S: Final = 180.0
+KILL_AFTER_S: Final = 0.1
 ADD_NO_POLICY: Final = {"p50": 4.0, "p99": 12.0}
 ADD_POLICY: Final = {"p50": 5.0, "p99": 15.0}
 DEL: Final = {"p50": 3.0, "p99": 8.0}
@@ -73,12 +78,15 @@ class Bench:
     def all(self) -> None:
         """Bring up the labs one after the other and measure."""
         with self.lab("policy on, tmpfs", STEADY) as node:
+            self.idle(node)
             policy_on = self.pods(node, "policy on, tmpfs", ADD_POLICY)
             self.chain(node)
             self.burst(node, "policy on", RATE_POLICY)
             self.parts(node, policy_on)
-            self.costs(node)
+            self.held(node)
+            self.memory(node, "after all the pods above, none left", {})
             self.kills(node)
+            self.kills_under_adds(node)
         with self.lab("policy off, tmpfs", {**STEADY, **POLICY_OFF}) as node:
             policy_off = self.pods(node, "no policy, tmpfs", ADD_NO_POLICY)
             self.burst(node, "no policy", RATE_NO_POLICY)
@@ -95,9 +103,7 @@ class Bench:
         self, what: str, env: Mapping[str, str | None], *, run_on_disk: bool = False, pool: int = POOL
     ) -> Iterator[Node]:
         self.say(f"lab: {what}")
-        with Lab.up(
-            f"bench-{os.getpid()}", nodes=1, instance_type=INSTANCE_TYPE, env=env, run_on_disk=run_on_disk
-        ) as lab:
+        with Lab.up(LAB, nodes=1, instance_type=INSTANCE_TYPE, env=env, run_on_disk=run_on_disk) as lab:
             node = lab.nodes[0]
             _wait_for_pool(lab, pool)
             time.sleep(SETTLE_S)
@@ -149,36 +155,45 @@ class Bench:
     def drive(self, node: Node, *arguments: str) -> dict[str, Any]:
         """Run the driver inside the node to its end; return its report."""
         self.say("  " + " ".join(arguments))
-        done = node.exec([*_driver(), *arguments], timeout=DRIVE_WITHIN_S)
-        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        time.sleep(COOLED_S)
+        return self._report(self._start(node, *arguments))
+
+    def _start(self, node: Node, *arguments: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "vpccni.bench.drive", *arguments]
+        return node.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def _report(self, driver: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for a driver's end; return its last line. Raises RuntimeError with what it said when it failed."""
+        try:
+            out, error = driver.communicate("", timeout=DRIVE_WITHIN_S)
+        finally:
+            if driver.poll() is None:
+                driver.kill()
+        if driver.returncode != 0:
+            raise RuntimeError(f"the driver ended with {driver.returncode}: {error.strip()[-2000:]}")
+        report: dict[str, Any] = json.loads(out.splitlines()[-1])
         self.failures += report.get("failures", [])
         return report
 
     # ------------------------------------------------------------------ processes
 
-    def costs(self, node: Node) -> None:
-        """Memory and CPU of the processes, idle and with pods."""
-        self.memory(node, "idle, after the runs above", {})
+    def idle(self, node: Node) -> None:
+        """Memory and CPU of the processes before the first pod."""
+        self.memory(node, "idle", {})
         self.say(f"  idle CPU over {self.size.idle_s:.0f} s")
         used = processes.idle_cpu(node, self.size.idle_s)
         for name, percent in used.items():
             self.row(f"idle CPU, {name}", "%", {"value": percent})
         self.row("idle CPU, all processes and supervisord", "%", {"value": sum(used.values())}, {"value": IDLE_PERCENT})
+
+    def held(self, node: Node) -> None:
+        """Memory of the processes while pods are there."""
         self.say(f"  {self.size.held} pods held")
-        holder = node.popen(
-            [*_driver(), "pods", "--count", str(self.size.held), "--hold"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert holder.stdout is not None
-            up = json.loads(holder.stdout.readline())["up"]
-            time.sleep(processes.SETTLE_S)
-            self.memory(node, f"{up} pods", {"value": MEMORY_MB})
-            holder.communicate("", timeout=DRIVE_WITHIN_S)
-        finally:
-            if holder.poll() is None:
-                holder.kill()
+        holder = self._start(node, "pods", "--count", str(self.size.held), "--hold")
+        _first_line(holder)
+        time.sleep(SETTLE_S)
+        self.memory(node, f"{self.size.held} pods", {"value": MEMORY_MB})
+        self._report(holder)
 
     def memory(self, node: Node, what: str, budget: Mapping[str, float]) -> None:
         found = processes.memory(node)
@@ -200,9 +215,28 @@ class Bench:
             figures = {"median": median(took), "max": max(took)}
             self.row(f"SIGKILL to serving, {process}", "s", figures, {"max": limit})
 
+    def kills_under_adds(self, node: Node) -> None:
+        """Pods one after the other while each process is killed: none may fail, and the longest tells how late."""
+        for process in names.NODE_PROCESSES:
+            self.say(f"  kill {process} while pods are added")
+            driver = self._start(node, "pods", "--count", str(self.size.pods), "--announce")
+            _first_line(driver)
+            time.sleep(KILL_AFTER_S)
+            node.kill(process)
+            report = self._report(driver)
+            longest = {"max": max([*report["ADD"], 0.0]) * 1000}
+            note = f"{report['failed']} of {self.size.pods} failed"
+            self.row(f"longest ADD while {process} is killed", "ms", longest, note=note)
+            time.sleep(SETTLE_S)
 
-def _driver() -> list[str]:
-    return [sys.executable, "-m", "vpccni.bench.drive"]
+
+def _first_line(driver: subprocess.Popen[str]) -> None:
+    """Wait for the driver's first line; its pods are up, or about to be added."""
+    assert driver.stdout is not None
+    guard = threading.Timer(DRIVE_WITHIN_S, driver.kill)
+    guard.start()
+    driver.stdout.readline()
+    guard.cancel()
 
 
 def _wait_for_pool(lab: Lab, wanted: int) -> None:

@@ -14,7 +14,6 @@ from vpccni.shared.node_cli import ask_all
 SUPERVISOR: Final = "supervisord"
 SERVING_WITHIN_S: Final = 30.0
 POLL_S: Final = 0.01
-SETTLE_S: Final = 1.0
 
 
 def pids(node: Node) -> dict[str, int]:
