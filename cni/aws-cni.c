@@ -23,8 +23,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef FRONT_DOOR
 #define FRONT_DOOR "/var/run/aws-node/front-door.sock"
+#endif
+#ifndef SPOOL
 #define SPOOL "/var/run/aws-node/spool"
+#endif
 #define ENV_BYTES (64 * 1024)
 #define STDIN_BYTES (1 << 20)
 #define REPLY_BYTES (1 << 20)
@@ -190,13 +194,17 @@ static int open_pod(const char *path)
     return descriptors[NETLINK_SOCKET] < 0 ? -1 : back;
 }
 
-static int dial(const char *path)
+/* Connect, but not past the deadline: a stopped door's backlog fills, and connect would wait for ever. */
+static int dial(const char *path, int64_t deadline)
 {
+    int64_t left_ms = deadline > now_ms() ? deadline - now_ms() : 1; /* 0 would mean: wait for ever */
+    struct timeval left = {left_ms / 1000, (left_ms % 1000) * 1000};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (strlen(path) >= sizeof address.sun_path || fd < 0)
         return -1;
     strcpy(address.sun_path, path);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof left);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
         close(fd);
         return -1;
@@ -204,11 +212,18 @@ static int dial(const char *path)
     return fd;
 }
 
-static int send_all(int fd, const char *data, size_t bytes)
+static int ready(int fd, short what, int64_t deadline)
+{
+    struct pollfd wait = {fd, what, 0};
+    int64_t left = deadline - now_ms();
+    return left > 0 && poll(&wait, 1, (int)left) != 0;
+}
+
+static int send_all(int fd, const char *data, size_t bytes, int64_t deadline)
 {
     while (bytes) {
-        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR)
+        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0 && (errno == EINTR || errno == EAGAIN) && ready(fd, POLLOUT, deadline))
             continue;
         if (sent <= 0)
             return -1;
@@ -219,8 +234,9 @@ static int send_all(int fd, const char *data, size_t bytes)
 }
 
 /* Send the header with the descriptors that are open, then environment and configuration. */
-static int send_request(int fd, int kind, int64_t left_ms)
+static int send_request(int fd, int kind, int64_t deadline)
 {
+    int64_t left_ms = deadline > now_ms() ? deadline - now_ms() : 0;
     struct head head = {"VCNI", 1, (uint16_t)kind, 0, (uint32_t)left_ms, (uint32_t)environment_bytes, (uint32_t)config_bytes};
     int open_ones[DESCRIPTORS], count = 0;
     memcpy(head.magic, "VCNI", 4);
@@ -248,15 +264,13 @@ static int send_request(int fd, int kind, int64_t left_ms)
     }
     if (sendmsg(fd, &message, MSG_NOSIGNAL) != (ssize_t)sizeof head)
         return -1;
-    return send_all(fd, environment, environment_bytes) || send_all(fd, config, config_bytes) ? -1 : 0;
+    return send_all(fd, environment, environment_bytes, deadline) || send_all(fd, config, config_bytes, deadline) ? -1 : 0;
 }
 
 static int receive(int fd, char *data, size_t bytes, int64_t deadline)
 {
     while (bytes) {
-        struct pollfd wait = {fd, POLLIN, 0};
-        int64_t left = deadline - now_ms();
-        if (left <= 0 || poll(&wait, 1, (int)left) == 0)
+        if (!ready(fd, POLLIN, deadline))
             return -1;
         ssize_t got = recv(fd, data, bytes, 0);
         if (got < 0 && errno == EINTR)
@@ -273,7 +287,7 @@ static int receive(int fd, char *data, size_t bytes, int64_t deadline)
 static int converse(int fd, int kind, int64_t deadline)
 {
     struct reply_head head;
-    if (send_request(fd, kind, deadline - now_ms()) || receive(fd, (char *)&head, sizeof head, deadline))
+    if (send_request(fd, kind, deadline) || receive(fd, (char *)&head, sizeof head, deadline))
         return -1;
     if (memcmp(head.magic, "VCNR", 4) || head.version != 1 || head.bytes > REPLY_BYTES || receive(fd, reply, head.bytes, deadline))
         return -1;
@@ -323,7 +337,7 @@ static int forward(const char *command, int deadline_ms)
     top_level("frontDoor", door, sizeof door);
     top_level("spoolDir", folder, sizeof folder);
     while (now_ms() < deadline && !(is_delete && !reached && now_ms() - start > SPOOL_AFTER_MS)) {
-        int fd = dial(door);
+        int fd = dial(door, deadline);
         if (fd >= 0) {
             reached = 1;
             wait = CONNECT_FIRST_MS;
@@ -377,10 +391,11 @@ static int version_reply(void)
 static int probe(void)
 {
     const char *door = getenv("VPCCNI_FRONT_DOOR");
-    int fd = dial(door ? door : FRONT_DOOR);
+    int64_t deadline = now_ms() + PROBE_MS;
+    int fd = dial(door ? door : FRONT_DOOR, deadline);
     if (fd < 0)
         return 2;
-    int code = converse(fd, KIND_HEALTH, now_ms() + PROBE_MS);
+    int code = converse(fd, KIND_HEALTH, deadline);
     return code < 0 ? 3 : code ? 4 : 0;
 }
 

@@ -21,6 +21,9 @@ OUR_COMMENTS: Final = (
     "AWS, primary ENI",
     "AWS SNAT CHAN",
 )
+_OUR_CHAIN: Final = re.compile(
+    r"AWS-(SNAT|CONNMARK)-CHAIN-\d+"
+)  # old releases made one a CIDR (spec dataplane.md 11.6)
 _COMMENT: Final = re.compile(r'--comment "([^"]*)"')
 
 
@@ -106,11 +109,7 @@ def plan(table: Table, saved: str) -> str:
     seen_hooks = [line for line in lines if _is_our_hook(line)]
     seen = {chain: tuple(line for line in lines if line.startswith(f"-A {chain} ")) for chain in table.chains}
     wrong = [chain for chain, rules in table.chains.items() if chain not in chains or seen[chain] != rules]
-    stale = [
-        chain
-        for chain in (SNAT_CHAIN, CONNMARK_CHAIN)
-        if chain in chains and chain not in table.chains and table.name == "nat"
-    ]
+    stale = sorted(chain for chain in chains - table.chains.keys() if _OUR_CHAIN.fullmatch(chain))
     if not wrong and not stale and _same_hooks(seen_hooks, table.hooks):
         return ""
     out = [f"*{table.name}"]

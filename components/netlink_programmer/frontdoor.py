@@ -120,13 +120,13 @@ class _Connection:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(
+            data, ancillary, flags, _ = self._socket.recvmsg(
                 1 << 16, socket.CMSG_SPACE(DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except OSError:
-            data, ancillary = b"", []
+            data, ancillary, flags = b"", [], 0
         for level, kind, raw in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received = array.array("i", raw[: len(raw) // 4 * 4])
@@ -134,9 +134,12 @@ class _Connection:
         if not data:
             self._close()  # the plugin is gone; work that was started goes on, the reply has nobody to read it
             return
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > DESCRIPTORS or self._frame is not None:
+            self._count("vpccni_frontdoor_bad_frames")  # more descriptors than a frame has, or bytes after its end
+            self._close()
+            return
         self._data += data
-        if self._frame is None:
-            self._try_frame()
+        self._try_frame()
 
     def _try_frame(self) -> None:
         if len(self._data) < HEAD.size:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -377,11 +376,12 @@ def _tables(request: CniRequest) -> list[int]:
 
 
 def _delete_links(ifindexes: list[int]) -> None:
-    wirer_socket = rtnl.RouteSocket()
-    delete: Callable[[int], None] = Wirer(wirer_socket, bury=lambda _: None).delete_now
-    for ifindex in ifindexes:
-        try:
-            delete(ifindex)
-        except KernelRefused:
-            continue  # busy for the moment: the next start's survey finds it by its parting name
-    wirer_socket.close()
+    wirer = Wirer(rtnl.RouteSocket(), bury=lambda _: None)
+    try:
+        for ifindex in ifindexes:
+            try:
+                wirer.delete_now(ifindex)
+            except KernelRefused:
+                continue  # busy for the moment: the next start's survey finds it by its parting name
+    finally:
+        wirer.close()

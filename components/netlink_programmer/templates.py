@@ -143,8 +143,11 @@ def _encode(subject: str, verb: str, **fields: Any) -> bytes:
     from pyroute2 import IPBatch  # the encoder; imported where a template is made
 
     batch = IPBatch()
-    getattr(batch, subject)(verb, **fields)
-    return bytes(batch.asyncore.batch)
+    try:
+        getattr(batch, subject)(verb, **fields)
+        return bytes(batch.asyncore.batch)
+    finally:
+        batch.close()  # it holds an event loop with its descriptors
 
 
 def _patch(message: bytes, sentinel: bytes, value: bytes, *, least: int = 1) -> bytes:

@@ -51,13 +51,19 @@ class VethPair:
 
 
 class Wirer:
-    """Owns the host's netlink socket. `bury(ifindex)` deletes a link later, in the background."""
+    """Wires in the namespace of the thread that makes it. `bury(ifindex)` deletes a link later, in the background."""
 
     def __init__(self, host: rtnl.RouteSocket, *, bury: Callable[[int], None]) -> None:
         self._host = host
         self._bury = bury
-        self._host_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._host_netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._own_sysctl = os.open("/proc/sys/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give back the socket and the two descriptors."""
+        self._host.close()
+        os.close(self._host_netns)
+        os.close(self._own_sysctl)
 
     def create_pair(
         self, pod_socket: rtnl.RouteSocket, *, sandbox: Sandbox, pod: PodRef, host_veth: str, mtu: int
