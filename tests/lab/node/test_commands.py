@@ -32,12 +32,8 @@ def test_a_log_level_changes_for_a_while_and_returns_by_itself(node: Any) -> Non
 
 def test_a_trace_tells_one_add_from_all_processes(node: Any) -> None:
     node.add("traced")
-    lines = [
-        json.loads(line)
-        for line in node.shell("cat /var/log/aws-routed-eni/netlink_programmer.log").splitlines()
-        if '"cni call"' in line
-    ]
-    trace = [line["trace"] for line in lines if line["kind"] == "ADD"][-1]
+    log = node.shell("grep 'address assigned' /var/log/aws-routed-eni/ip_allocator.log").splitlines()
+    trace = json.loads(log[-1])["trace"]
     story = run(node, "trace", trace).stdout
     assert "ip_allocator" in story
     assert "address assigned" in story
