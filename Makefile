@@ -31,6 +31,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	@if command -v node >/dev/null; then $(VENV)/bin/pyright; else echo 'pyright needs Node.js: left out'; fi
 
 test: setup check
 	$(PYTHON) -m pytest -q -m "not full"

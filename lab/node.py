@@ -36,7 +36,7 @@ class Executor:
     """Something that programs can be run in: `place` and `env` say where and with what."""
 
     place: Place
-    env: Mapping[str, str]
+    env: dict[str, str]
     name: str
 
     def popen(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: int | None = None, stdout: int | None = None,

@@ -6,7 +6,7 @@ trace id, body. The body is the message with its tag as `type`. Internal message
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgpack
 import msgspec
@@ -39,8 +39,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 def pack(body: Message, *, request_id: bytes = b"", key: str = "", deadline: float = 0.0, trace_id: str = "") -> bytes:
     """Return the envelope as bytes."""
-    packed: bytes = msgpack.packb([PROTOCOL, request_id, key, deadline, trace_id, msgspec.to_builtins(body)])
-    return packed
+    return cast(bytes, msgpack.packb([PROTOCOL, request_id, key, deadline, trace_id, msgspec.to_builtins(body)]))
 
 
 def unpack(raw: bytes) -> Envelope:

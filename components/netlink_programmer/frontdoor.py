@@ -7,6 +7,7 @@ user, is let in. A frame that breaks a limit ends its connection and is counted;
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,7 @@ STDIN_BYTES: Final = 1 << 20
 DESCRIPTORS: Final = 5
 CONNECTIONS: Final = 512
 FRAME_WITHIN_S: Final = 5.0
+PAUSE_S: Final = 0.1  # before the next look when the process has no descriptor left
 NETNS, NETLINK, POD_SYSCTL, HOST_SYSCTL, LOG = range(5)
 
 
@@ -63,6 +65,7 @@ class FrontDoor:
     ) -> None:
         self._loop, self._on_frame, self._count = loop, on_frame, count
         self._open = 0
+        self._paused = False
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._listener.bind(str(path))
@@ -71,7 +74,7 @@ class FrontDoor:
         loop.watch(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
-        self._loop.unwatch(self._listener.fileno())
+        self._pause()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -80,6 +83,13 @@ class FrontDoor:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    raise
+                self._count("vpccni_frontdoor_no_descriptors")
+                self._pause()
+                self._loop.call_later(PAUSE_S, self._resume)
+                return
             _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid not in (0, os.geteuid()):
                 self._count("vpccni_frontdoor_refused")
@@ -87,9 +97,20 @@ class FrontDoor:
                 continue
             self._open += 1
             _Connection(self._loop, connection, self._on_frame, self._count, self._closed)
+        self._pause()  # who waits in the backlog would wake the loop without end
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._loop.unwatch(self._listener.fileno())
+
+    def _resume(self) -> None:
+        if self._paused and self._listener.fileno() >= 0:
+            self._paused = False
+            self._loop.watch(self._listener.fileno(), self._accept)
 
     def _closed(self) -> None:
         self._open -= 1
+        self._resume()
 
 
 class _Connection:
@@ -120,13 +141,13 @@ class _Connection:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(
+            data, ancillary, _, _ = self._socket.recvmsg(
                 1 << 16, socket.CMSG_SPACE(DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except OSError:
-            data, ancillary, flags = b"", [], 0
+            data, ancillary = b"", []
         for level, kind, raw in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 received = array.array("i", raw[: len(raw) // 4 * 4])
@@ -134,7 +155,7 @@ class _Connection:
         if not data:
             self._close()  # the plugin is gone; work that was started goes on, the reply has nobody to read it
             return
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > DESCRIPTORS or self._frame is not None:
+        if len(self._descriptors) > DESCRIPTORS or self._frame is not None:
             self._count("vpccni_frontdoor_bad_frames")  # more descriptors than a frame has, or bytes after its end
             self._close()
             return

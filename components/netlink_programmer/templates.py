@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 
@@ -145,7 +145,7 @@ def _encode(subject: str, verb: str, **fields: Any) -> bytes:
     batch = IPBatch()
     try:
         getattr(batch, subject)(verb, **fields)
-        return bytes(batch.asyncore.batch)
+        return bytes(cast(bytearray, batch.asyncore.batch))
     finally:
         batch.close()  # it holds an event loop with its descriptors
 

@@ -69,7 +69,7 @@ def map_descriptors(code: bytes, names: dict[int, str]) -> list[list[Any]]:
 
 def compile_source(text: str) -> dict[str, Any]:
     """Return the file's content without the hash. Needs CAP_BPF: BCC makes the maps while it compiles."""
-    from bcc import BPF, lib
+    from bcc import BPF, lib  # pyright: ignore[reportMissingImports]  # the system Python's, not the environment's
 
     def ask(function: str, index: int, kind: type[Any] = ctypes.c_size_t) -> Any:
         call = lib[function]

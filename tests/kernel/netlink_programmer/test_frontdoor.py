@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import shutil
 import socket
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from vpccni.components.netlink_programmer import frontdoor
 from vpccni.components.netlink_programmer.frontdoor import (
     DESCRIPTORS,
     ENV_BYTES,
@@ -199,3 +201,48 @@ def test_a_plugin_that_goes_away_gives_back_what_it_sent(door: Door) -> None:
                 send_with(connection, head(mask=0b11, stdin=99), [file.fileno()] * 2)
     assert serves(door)
     wait_for_descriptors(before)
+
+
+def test_more_callers_than_places_wait_without_keeping_the_door_busy(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontdoor, "CONNECTIONS", 3)
+    assert serves(door)
+    slow = [door.dial() for _ in range(3)]
+    for connection in slow:
+        connection.sendall(head(stdin=1))
+    with door.dial() as waiting:
+        waiting.sendall(head(stdin=4) + b"true")
+        begin = time.process_time()
+        waiting.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1, socket.MSG_PEEK)
+        assert time.process_time() - begin < 0.15, "an idle door uses no processor time"
+        waiting.settimeout(SILENCE_S)
+        slow[0].close()
+        assert answered(waiting) == "4 bytes, []"
+    for connection in slow[1:]:
+        connection.sendall(b"x")
+        assert answered(connection) == "1 bytes, []"
+        connection.close()
+
+
+def test_a_process_without_descriptors_left_serves_when_it_has_some_again(door: Door) -> None:
+    assert serves(door)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(SILENCE_S)
+        lowest_free = os.dup(caller.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            caller.connect(str(door.path))
+            caller.sendall(head(stdin=4) + b"true")
+            deadline = time.monotonic() + SILENCE_S
+            while "vpccni_frontdoor_no_descriptors" not in door.counted:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert answered(caller) == "4 bytes, []"
+    assert len(door.counted) < 10, "it looks again after a pause, not at once"
