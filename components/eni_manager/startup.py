@@ -58,8 +58,9 @@ class Service:
     async def _first_look(self) -> Manager:
         loop = self._process.loop
         instance = await loop.in_thread(self._imds.instance)
-        ec2 = self._ec2 or await loop.in_thread(_connect, self._process, instance)
-        self._ec2 = ec2
+        ec2 = self._ec2
+        if ec2 is None:
+            ec2 = self._ec2 = await loop.in_thread(_connect, self._process, instance)
         limits = await self._limits(ec2, instance.instance_type)
         manager = Manager(self._process, self._imds, self._cloud, ec2, instance, limits)
         await manager.start()
