@@ -58,9 +58,10 @@ class Service:
     async def _first_look(self) -> Manager:
         loop = self._process.loop
         instance = await loop.in_thread(self._imds.instance)
+        if self._ec2 is None:
+            connected = await loop.in_thread(_connect, self._process, instance)
+            self._ec2 = connected
         ec2 = self._ec2
-        if ec2 is None:
-            ec2 = self._ec2 = await loop.in_thread(_connect, self._process, instance)
         limits = await self._limits(ec2, instance.instance_type)
         manager = Manager(self._process, self._imds, self._cloud, ec2, instance, limits)
         await manager.start()
