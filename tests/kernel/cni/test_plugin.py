@@ -113,6 +113,7 @@ def test_the_door_gets_the_request_and_descriptors_of_the_pods_namespace(
     plugin: Plugin, open_door: OpenDoor, netns: Path
 ) -> None:
     seen: dict[str, Any] = {}
+    started: list[subprocess.Popen[bytes]] = []
 
     def look(frame: Frame, reply: Reply) -> None:
         pod = RouteSocket(frame.take(NETLINK))
@@ -120,13 +121,15 @@ def test_the_door_gets_the_request_and_descriptors_of_the_pods_namespace(
         pod.close()
         seen["netns"] = os.fstat(frame.descriptors[NETNS]).st_ino
         seen["pod links"] = set(os.listdir(frame.descriptors[POD_SYSCTL]))
+        seen["own netns"] = os.stat(f"/proc/{started[0].pid}/ns/net").st_ino
         seen["host folder"] = set(os.listdir(frame.descriptors[HOST_SYSCTL]))
         seen["env"], seen["stdin"], seen["deadline"] = frame.env, frame.stdin, frame.deadline_s
         reply(7, ANSWER)
 
     open_door(look)
     asked = env("ADD", CNI_NETNS=str(netns), CNI_ARGS="K8S_POD_NAME=a", SECRET="not to be told")
-    ended = plugin.call(asked, STDIN)
+    started.append(plugin.start(asked))
+    ended = plugin.finish(started[0], STDIN)
     assert (ended.code, ended.out.decode()) == (7, ANSWER)
     shown = json.loads(subprocess.check_output(["ip", "-n", netns.name, "-json", "link"]))
     probe = next(link for link in shown if link["ifname"] == "probe0")
@@ -134,6 +137,7 @@ def test_the_door_gets_the_request_and_descriptors_of_the_pods_namespace(
     assert seen["absent"] is None
     assert seen["netns"] == netns.stat().st_ino
     assert seen["pod links"] == {link["ifname"] for link in shown} | {"all", "default"}
+    assert seen["own netns"] == os.stat("/proc/self/ns/net").st_ino, "it is back in its own namespace"
     assert {"core", "ipv4"} <= seen["host folder"]
     assert seen["env"] == {name: value for name, value in asked.items() if name.startswith("CNI_")}
     assert seen["stdin"] == STDIN
