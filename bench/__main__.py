@@ -81,6 +81,7 @@ def _plain(row: Row) -> dict[str, Any]:
         "budget": dict(row.budget),
         "met": row.met(),
         "note": row.note,
+        "load": round(row.load, 2),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -73,7 +74,9 @@ class Bench:
 
     def row(self, name: str, unit: str, figures: Mapping[str, float], budget: Mapping[str, float] | None = None,
             note: str = "") -> None:  # fmt: skip
-        self.rows.append(Row(name=name, unit=unit, figures=figures, budget=budget or {}, note=note))
+        self.rows.append(
+            Row(name=name, unit=unit, figures=figures, budget=budget or {}, note=note, load=os.getloadavg()[0])
+        )
 
     def all(self) -> None:
         """Bring up the labs one after the other and measure."""

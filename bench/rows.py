@@ -14,13 +14,17 @@ RATE_UNIT: Final = "pods/s"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Figures of one measurement by name (p50, p99, value ...), and those of them that have a budget."""
+    """Figures of one measurement by name (p50, p99, value ...), and those of them that have a budget.
+
+    `load`: the machine's load average of the last minute when it was taken; the bench's own work is part of it.
+    """
 
     name: str
     unit: str
     figures: Mapping[str, float]
     budget: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    load: float = 0.0
 
     def met(self) -> bool | None:
         """Tell whether every budgeted figure is inside its budget; None without a budget."""
@@ -49,7 +53,7 @@ def ratio(row: Row, before: Mapping[str, Mapping[str, float]]) -> float | None:
 
 def table(rows: Sequence[Row], before: Mapping[str, Mapping[str, float]]) -> str:
     """Return the table: figures, budget, whether it was met, and the ratio to the last run."""
-    lines = [("what", "measured", "unit", "budget", "", "x last", "")]
+    lines = [("what", "measured", "unit", "budget", "", "x last", "load", "")]
     for row in rows:
         against = ratio(row, before)
         met = row.met()
@@ -60,9 +64,10 @@ def table(rows: Sequence[Row], before: Mapping[str, Mapping[str, float]]) -> str
             _figures(row.budget),
             "" if met is None else "met" if met else "MISSED",
             "" if against is None else f"{against:.2f}",
+            f"{row.load:.1f}",
             row.note,
         ))  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    widths = [max(len(line[column]) for line in lines) for column in range(7)]
     return "\n".join(
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip()
         for line in lines
