@@ -298,3 +298,25 @@ def some_stdin(chance: random.Random) -> bytes:
         lambda: b'{"cniVersion": "' + b"1" * chance.choice([254, 255, 256, 257, 5000]) + b'"}',
     ]
     return chance.choice(forms)()
+
+
+@pytest.mark.full
+def test_at_the_deadline_an_add_is_to_be_tried_again_and_a_delete_is_kept(plugin: Plugin, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(plugin.folder / "stopped.sock"))
+        silent.listen()
+        config = {"frontDoor": str(plugin.folder / "stopped.sock"), "spoolDir": str(tmp_path / "spool")}
+        begin = time.monotonic()
+        adding, deleting = plugin.start(env("ADD")), plugin.start(env("DEL"))
+        for process in (adding, deleting):
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(config).encode())
+            process.stdin.close()
+            process.stdin = None
+        deleted = plugin.finish(deleting, b"")
+        assert (deleted.code, deleted.out) == (0, b"")
+        assert 9.5 < time.monotonic() - begin < 12
+        added = plugin.finish(adding, b"")
+        assert (added.code, added.json()["code"]) == (1, 11)
+        assert 19.5 < time.monotonic() - begin < 22
+    assert [kept.env for kept in Spool(tmp_path / "spool").waiting()] == [env("DEL")]
