@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -177,21 +178,55 @@ static int gather_environment(void)
     return 0;
 }
 
+/* Close what was opened of a pod whose namespace cannot be entered: a half-open pod is none. Keeps errno; returns -1. */
+static int forget_pod(void)
+{
+    int reason = errno;
+    for (int bit = NETNS; bit <= POD_SYSCTL; bit++) {
+        if (descriptors[bit] >= 0)
+            close(descriptors[bit]);
+        descriptors[bit] = -1;
+    }
+    errno = reason;
+    return -1;
+}
+
 /* Open what lives in the pod's namespace: enter it for a moment. Returns 0, or -1 with errno. */
 static int open_pod(const char *path)
 {
-    int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), back;
-    descriptors[NETNS] = open(path, O_RDONLY | O_CLOEXEC);
-    if (own < 0 || descriptors[NETNS] < 0 || setns(descriptors[NETNS], CLONE_NEWNET) < 0)
+    int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), reason;
+    if (own < 0)
         return -1;
+    descriptors[NETNS] = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptors[NETNS] < 0 || setns(descriptors[NETNS], CLONE_NEWNET) < 0) {
+        forget_pod();
+        reason = errno;
+        close(own);
+        errno = reason;
+        return -1;
+    }
     struct sockaddr_nl address = {.nl_family = AF_NETLINK};
     int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0)
         descriptors[NETLINK_SOCKET] = fd;
+    reason = errno;
     descriptors[POD_SYSCTL] = open("/proc/sys/net/ipv6/conf", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    back = setns(own, CLONE_NEWNET);
+    if (setns(own, CLONE_NEWNET) < 0) {
+        fail(999, strerror(errno), "the plugin cannot leave the network namespace %.200s", path);
+        exit(1); /* whatever it opened from here on as the host's would be the pod's */
+    }
     close(own);
-    return descriptors[NETLINK_SOCKET] < 0 ? -1 : back;
+    errno = reason;
+    return descriptors[NETLINK_SOCKET] < 0 ? forget_pod() : 0;
+}
+
+/* Open the log the conflist names, for the programmer to write to: it does not see the host's file system. */
+static void open_log(void)
+{
+    char path[TEXT_BYTES] = "";
+    top_level("pluginLogFile", path, sizeof path);
+    if (*path == '/') /* stderr and stdout are no paths; O_NONBLOCK: a FIFO must not hold the call */
+        descriptors[LOG_FILE] = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 }
 
 /* Connect, but not past the deadline: a stopped door's backlog fills, and connect would wait for ever. */
@@ -200,8 +235,8 @@ static int dial(const char *path, int64_t deadline)
     int64_t left_ms = deadline > now_ms() ? deadline - now_ms() : 1; /* 0 would mean: wait for ever */
     struct timeval left = {left_ms / 1000, (left_ms % 1000) * 1000};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (strlen(path) >= sizeof address.sun_path || fd < 0)
+    int fd = strlen(path) < sizeof address.sun_path ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
+    if (fd < 0)
         return -1;
     strcpy(address.sun_path, path);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof left);
@@ -311,6 +346,7 @@ static int spool(const char *folder)
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
+    errno = ENOSPC; /* what a short write means, which sets no errno itself */
     int bad = write(fd, &head, sizeof head) != (ssize_t)sizeof head || write(fd, environment, environment_bytes) != (ssize_t)environment_bytes ||
               write(fd, config, config_bytes) != (ssize_t)config_bytes || fsync(fd) < 0;
     close(fd);
@@ -371,6 +407,23 @@ static int needs(const char *command, const char *name, const char *for_commands
     return 1;
 }
 
+/* The CNI specification's names: what is malformed is refused here, so that it never lands in the spool. */
+static int is_container_id(const char *text)
+{
+    for (const char *at = text; *at; at++)
+        if (!isalnum((unsigned char)*at) && (at == text || !strchr("_.-", *at)))
+            return 0;
+    return *text != 0;
+}
+
+static int is_interface_name(const char *text)
+{
+    for (const char *at = text; *at; at++)
+        if (strchr("/:", *at) || isspace((unsigned char)*at))
+            return 0;
+    return *text && strlen(text) < IFNAMSIZ && strcmp(text, ".") && strcmp(text, "..");
+}
+
 static int about(void)
 {
     fputs("aws-cni: forwards CNI requests to the vpccni node processes\nCNI protocol versions supported: " VERSIONS "\n", stderr);
@@ -406,7 +459,7 @@ int main(int count, char **arguments)
         int deadline_ms;
     } commands[] = {{"ADD", 20000}, {"DEL", 10000}, {"CHECK", 2000}, {"STATUS", 2000}, {"GC", 10000}};
     const char *own = count && strrchr(arguments[0], '/') ? strrchr(arguments[0], '/') + 1 : count ? arguments[0] : "";
-    const char *command = getenv("CNI_COMMAND"), *netns = getenv("CNI_NETNS"), *container = getenv("CNI_CONTAINERID");
+    const char *command = getenv("CNI_COMMAND"), *netns = getenv("CNI_NETNS"), *container = getenv("CNI_CONTAINERID"), *interface = getenv("CNI_IFNAME");
     char missing[TEXT_BYTES] = "";
     if (!strcmp(own, "grpc-health-probe") || !strcmp(own, "vpccni-probe"))
         return probe();
@@ -428,6 +481,10 @@ int main(int count, char **arguments)
     needs(command, "CNI_PATH", "ADD CHECK DEL GC STATUS", missing, sizeof missing);
     if (*missing)
         return fail(4, NULL, "required env variables [%s] missing", missing);
+    if (container && *container && !is_container_id(container))
+        return fail(4, "Letters, digits, and after the first also _ . -", "CNI_CONTAINERID has invalid characters: %.80s", container);
+    if (interface && *interface && !is_interface_name(interface))
+        return fail(4, "1 to 15 characters without / : and white space", "CNI_IFNAME is no interface name: %.40s", interface);
     if (strcmp(own, "egress-cni") == 0 && environment_bytes + 27 < ENV_BYTES) {
         memcpy(environment, "VPCCNI_PLUGIN=egress-cni", 25);
         environment_bytes = 25;
@@ -437,5 +494,6 @@ int main(int count, char **arguments)
     if (netns && *netns && open_pod(netns) < 0 && strcmp(command, "DEL"))
         return fail(4, strerror(errno), "the network namespace %.200s of container %.80s cannot be entered", netns, container ? container : "");
     descriptors[HOST_SYSCTL] = open("/proc/sys/net", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    open_log();
     return forward(command, commands[known].deadline_ms);
 }

@@ -20,6 +20,7 @@ from vpccni.components.netlink_programmer.frontdoor import (
     ENV_BYTES,
     HEAD,
     HOST_SYSCTL,
+    LOG,
     NETLINK,
     NETNS,
     POD_SYSCTL,
@@ -107,6 +108,69 @@ def test_a_netns_that_is_gone_does_not_fail_a_delete(plugin: Plugin, open_door: 
     ended = plugin.call(env("DEL", CNI_NETNS="/run/netns/there-is-none"), STDIN)
     assert (ended.code, ended.out) == (0, b"")
     assert frames == [{HOST_SYSCTL}]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/"])
+def test_a_delete_passes_on_no_descriptor_of_what_is_no_netns(plugin: Plugin, open_door: OpenDoor, path: str) -> None:
+    frames: list[set[int]] = []
+
+    def keep(frame: Frame, reply: Reply) -> None:
+        frames.append(set(frame.descriptors))
+        reply(0, "")
+
+    open_door(keep)
+    assert plugin.call(env("DEL", CNI_NETNS=path), STDIN).code == 0
+    assert frames == [{HOST_SYSCTL}]
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CNI_CONTAINERID", "-c1"),
+        ("CNI_CONTAINERID", "a/b"),
+        ("CNI_CONTAINERID", "c\xe9"),
+        ("CNI_IFNAME", "sixteen-letters0"),
+        ("CNI_IFNAME", ".."),
+        ("CNI_IFNAME", "eth 0"),
+        ("CNI_IFNAME", "eth:0"),
+    ],
+)
+def test_malformed_names_are_refused_and_never_kept(plugin: Plugin, command: str, name: str, value: str) -> None:
+    ended = plugin.call(env(command, **{name: value}), STDIN)
+    assert (ended.code, ended.json()["code"]) == (1, 4)
+    assert name in ended.json()["msg"]
+    assert not plugin.spool.exists()
+
+
+def test_the_door_can_append_to_the_log_that_the_conflist_names(
+    plugin: Plugin, open_door: OpenDoor, tmp_path: Path
+) -> None:
+    log = tmp_path / "plugin.log"
+    log.write_text("before\n")
+
+    def write(frame: Frame, reply: Reply) -> None:
+        os.write(frame.descriptors[LOG], b"after\n")
+        reply(0, ANSWER)
+
+    open_door(write)
+    assert plugin.call(env("ADD"), json.dumps({"pluginLogFile": str(log)}).encode()).code == 0
+    assert log.read_text() == "before\nafter\n"
+
+
+@pytest.mark.parametrize("path", ["stderr", "relative.log", "/run/there-is-none/plugin.log"])
+def test_a_log_that_is_no_file_path_or_cannot_be_opened_fails_no_call(
+    plugin: Plugin, open_door: OpenDoor, path: str
+) -> None:
+    frames: list[set[int]] = []
+
+    def keep(frame: Frame, reply: Reply) -> None:
+        frames.append(set(frame.descriptors))
+        reply(0, ANSWER)
+
+    open_door(keep)
+    assert plugin.call(env("ADD"), json.dumps({"pluginLogFile": path}).encode()).code == 0
+    assert LOG not in frames[0]
 
 
 def test_the_door_gets_the_request_and_descriptors_of_the_pods_namespace(
