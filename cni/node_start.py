@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vpccni.cni.install import write_atomically
+from vpccni.cni.primary import link_with, primary_mac
 from vpccni.shared import settings_file
 from vpccni.shared.process import RUN_DIR_DEFAULT
 from vpccni.shared.settings import Settings, read
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         arguments.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         settings_file.write(arguments.run_dir, os.environ)
-        set_sysctls(reading.settings, primary_interface())
+        set_sysctls(reading.settings, primary_interface(reading.settings))
         install_plugin(Path(reading.settings.host_bin_path))
     except (OSError, LookupError) as error:
         sys.stderr.write(f"vpccni node-start: the node cannot be prepared: {error}\n")
@@ -46,10 +47,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def primary_interface() -> str:
-    """Return the link the default route leaves by, or VPCCNI_PRIMARY_INTERFACE. Raises LookupError when there is neither."""
+def primary_interface(settings: Settings) -> str:
+    """Return VPCCNI_PRIMARY_INTERFACE, else the link with metadata's primary MAC, else, metadata silent, the default route's.
+
+    Raises LookupError when no link has that MAC, or there is no default route either.
+    """
     if name := os.environ.get("VPCCNI_PRIMARY_INTERFACE"):
         return name
+    try:
+        mac = primary_mac(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ""), settings.http_timeout_s)
+    except OSError as error:
+        name = default_route_link()
+        sys.stderr.write(
+            f"vpccni node-start: {error}; {name}, which the default route leaves by, is taken as primary\n"
+        )
+        return name
+    return link_with(mac)
+
+
+def default_route_link() -> str:
+    """Return the link the default route leaves by. Raises LookupError when there is none."""
     for line in Path("/proc/net/route").read_text().splitlines()[1:]:
         name, destination, _gateway, _flags, _ref, _use, _metric, mask, *_ = line.split()
         if destination == mask == "00000000":
