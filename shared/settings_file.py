@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vpccni.shared.errors import SettingsError
+from vpccni.shared.files import replace_file
 
 FILE: Final = "settings.json"
 VERSION: Final = 1
@@ -47,12 +47,7 @@ def write(run_dir: Path, environ: Mapping[str, str]) -> Path:
     values = {name: {"text": environ[name], "source": "environment"} for name in sorted(KNOWN) if name in environ}
     document = {"version": VERSION, "generation": environ.get("MY_POD_UID", ""), "values": values}
     path = run_dir / FILE
-    temporary = run_dir / f"{FILE}.tmp{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
+    replace_file(path, json.dumps(document, indent=1).encode(), mode=0o644, owner="settings")
     return path
 
 

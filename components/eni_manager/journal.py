@@ -9,7 +9,6 @@ each step; it is some hundred bytes an ENI under way.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from typing import Final
 import msgspec
 
 from vpccni.components.eni_manager.facts import NewEni
-from vpccni.shared.effects import effect
+from vpccni.shared.files import replace_file
 
 VERSION: Final = 1
 CREATE: Final = "create"
@@ -72,10 +71,4 @@ class Journal:
     def save(self, intents: Sequence[Intent]) -> None:
         """Replace the file; on return it is on disk."""
         raw = msgspec.json.encode(_File(VERSION, list(intents)))
-        temporary = self._path.with_suffix(".tmp")
-        with effect("journal.write"), open(temporary, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        with effect("journal.rename"):
-            os.replace(temporary, self._path)
+        replace_file(self._path, raw, mode=0o644, owner="journal", temporary=self._path.with_suffix(".tmp"))

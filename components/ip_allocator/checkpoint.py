@@ -18,6 +18,7 @@ from vpccni.components.ip_allocator.ledger import Holding, Ledger
 from vpccni.shared.clock import BootClock
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import CheckpointFailed
+from vpccni.shared.files import replace_file
 from vpccni.shared.messages.base import PodRef, Sandbox
 
 FORMAT: Final = "vpc-cni-ipam/1"
@@ -60,20 +61,9 @@ class Checkpoint:
     def save(self, ledger: Ledger) -> None:
         """Write the whole file, durable before it returns; raises `CheckpointFailed` and leaves the old file then."""
         data = self._document(ledger)
-        temporary = self.path.with_name(f"{self.path.name}.tmp{os.getpid()}")
         try:
-            with effect("checkpoint.write"):
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-                try:
-                    _write_all(descriptor, data)
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            with effect("checkpoint.rename"):
-                os.rename(temporary, self.path)
-                _sync_folder(self.path.parent)
+            replace_file(self.path, data, mode=FILE_MODE, owner="checkpoint")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise CheckpointFailed(
                 "the ledger cannot be saved, so nothing is given out",
                 on=str(self.path),
@@ -164,17 +154,3 @@ def _holding(entry: Mapping[str, Any]) -> Holding | None:
 
 def _dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vpccni.components.netlink_programmer.frontdoor import HEAD, KIND_CNI, MAGIC_REQUEST, VERSION, parse_env
 from vpccni.shared.effects import effect
+from vpccni.shared.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,8 @@ class Spool:
         """Keep a request, durable before it returns. Raises OSError."""
         block = b"".join(f"{name}={value}".encode() + b"\0" for name, value in env.items())
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.req"
-        temporary = path.with_suffix(".tmp")
-        with effect("spool.write"):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(
-                    descriptor,
-                    HEAD.pack(MAGIC_REQUEST, VERSION, KIND_CNI, 0, 0, len(block), len(stdin)) + block + stdin,
-                )
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, path)
+        head = HEAD.pack(MAGIC_REQUEST, VERSION, KIND_CNI, 0, 0, len(block), len(stdin))
+        replace_file(path, head + block + stdin, mode=0o600, owner="spool", temporary=path.with_suffix(".tmp"))
         return Spooled(path, dict(env), stdin)
 
     def done(self, spooled: Spooled) -> None:
