@@ -26,9 +26,9 @@ ROTATE_BYTES: Final = 100 * 1024 * 1024
 ROTATE_FILES: Final = 5
 
 FIELDS: Final = frozenset(
-    """address addresses api card cause code component container detail device eni error host_veth ifindex instance
-    kind level ms netns on path peer pid pod reason remedy route_table sandbox seconds state subnet total trace
-    traceback value what why count""".split()
+    """address addresses api card cause code component container count detail device eni error forgotten host_veth
+    ifindex instance kind level ms netns on path peer pid pod reason refiltered remedy route_table sandbox seconds
+    state subnet total trace traceback value what why""".split()
 )
 """Names a field may have: an operator greps for them."""
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,10 +25,6 @@ T = TypeVar("T")
 THREADS: Final = 4
 """Blocking calls at once in a process (EC2, metadata, file sync); more wait in the pool's queue."""
 POLL_AT_MOST_S: Final = 60.0
-
-
-class Cancelled(Exception):
-    """Raised in a task whose work is no longer wanted."""
 
 
 class Future(Generic[T]):
@@ -267,11 +263,6 @@ class Loop:
             return
         while self._from_threads:
             self._ready.append(self._from_threads.popleft())
-
-
-async def gather(*waited: Awaitable[Any]) -> list[Any]:
-    """Await all, in order; the first error is raised after the ones before it are done."""
-    return [await one for one in waited]
 
 
 def _raise(where: str, error: BaseException) -> None:

@@ -6,7 +6,6 @@ from typing import Final, NewType
 
 EniId = NewType("EniId", str)
 SubnetId = NewType("SubnetId", str)
-Ifindex = NewType("Ifindex", int)
 
 ENI_MANAGER: Final = "eni_manager"
 IP_ALLOCATOR: Final = "ip_allocator"

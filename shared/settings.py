@@ -16,7 +16,6 @@ TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 MTU_MAX: Final = 9001
 MTU_MIN: Final = 576
-MTU_MIN_V6: Final = 1280
 CONNMARK_DEFAULT: Final = 0x80
 CONNMARK_MAX: Final = 0xFFFFFFFF
 VETH_PREFIX_BYTES: Final = 4

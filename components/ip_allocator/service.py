@@ -9,7 +9,7 @@ The ledger in force is replaced only after its save; a save that fails leaves ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from vpccni.components.ip_allocator import audit, causes, warm_pool
@@ -334,13 +334,13 @@ class AllocatorService:
             raise
         self._process.healthy("checkpoint")
 
-    def _after(self, key: str, seconds: float, call: object) -> None:
+    def _after(self, key: str, seconds: float, call: Callable[[], None]) -> None:
         """Run `call` once in `seconds`, however often it is asked for meanwhile."""
         if key not in self._timers:
 
             def fire() -> None:
                 del self._timers[key]
-                call()  # type: ignore[operator]  # one of this class's own methods
+                call()
 
             self._timers[key] = self._process.loop.call_later(seconds, fire)
 

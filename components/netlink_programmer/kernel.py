@@ -67,12 +67,6 @@ def survey() -> Seen:
         return Seen(tuple(wired), tuple(parting))
 
 
-def link_by_mac(mac: str) -> tuple[int, str] | None:
-    """Return (ifindex, name) of the link with this MAC."""
-    with _route() as ip:
-        return _link_by_mac(ip, mac)
-
-
 def set_up_node(inventory: Inventory, *, mtu: int, connmark: int, mark_rule: bool) -> str:
     """Bring the primary link's MTU and the fwmark rule to what is wanted; return the primary link's name."""
     with _route() as ip:

@@ -22,7 +22,6 @@ from vpccni.shared.messages.common import ErrorReply
 
 RECONNECT_MS: Final = 10
 RESEND_S: Final = 0.25
-RETRY_BUSY_S: Final = 0.05
 IN_FLIGHT_AT_MOST: Final = 4096
 SEND_HIGH_WATER: Final = 2000
 
@@ -93,10 +92,6 @@ class Client:
         self._pending[request_id] = pending
         self._send(pending)
         return future
-
-    async def ask(self, message: Message, *, timeout_s: float, key: str = "", trace_id: str = "") -> Message:
-        """`call` as a coroutine, for `spawn`."""
-        return await self.call(message, timeout_s=timeout_s, key=key, trace_id=trace_id)
 
     def close(self) -> None:
         """Fail what is in flight and give the sockets back."""

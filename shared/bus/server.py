@@ -95,10 +95,6 @@ class Server:
         """Serve all waiting requests of a type together; the answers are in the order of the calls."""
         self._verbs[tag_of(kind)] = _Verb(limit, batch=handler)
 
-    def queue_depths(self) -> dict[str, int]:
-        """Return how many requests wait, by message tag."""
-        return {tag: len(verb.queue) for tag, verb in self._verbs.items()}
-
     def close(self) -> None:
         self._loop.unwatch(self._socket)
         self._socket.close()

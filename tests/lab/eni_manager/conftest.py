@@ -44,9 +44,7 @@ class Peer:
         self._client = Client(self._context, self._loop, "eni_manager", endpoint(run_dir, "eni_manager", "rpc"))
 
     def ask(self, message: Message, *, within_s: float = 5.0) -> Message:
-        task = self._loop.spawn(self._client.ask(message, timeout_s=within_s), name="ask")
-        task.when_done(lambda: None)  # somebody listens: an error belongs to the caller
-        return self._loop.run_until(task, timeout_s=within_s + 1)
+        return self._loop.run_until(self._client.call(message, timeout_s=within_s), timeout_s=within_s + 1)
 
     def inventory(self) -> Inventory | None:
         snapshot = self.ask(GetSnapshot())
