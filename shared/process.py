@@ -42,6 +42,7 @@ from vpccni.shared.messages.common import (
     Status,
     Trace,
 )
+from vpccni.shared.parent import end_with_parent
 from vpccni.shared.settings import Settings, read
 
 M = TypeVar("M", bound=Message)
@@ -85,6 +86,7 @@ class Process:
         parser.add_argument("--run-dir", type=Path, default=Path(os.environ.get("VPCCNI_RUN_DIR", RUN_DIR_DEFAULT)))
         arguments = parser.parse_args(argv)
         try:
+            end_with_parent(os.environ)
             arguments.run_dir.mkdir(parents=True, exist_ok=True)
             waited = flapping.slow_down(bus_folder(arguments.run_dir), name)
             raw = settings_file.raw_settings(arguments.run_dir, os.environ)

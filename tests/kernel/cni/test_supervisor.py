@@ -20,8 +20,9 @@ STAND_IN = """#!/bin/sh
 echo $$ > "$VPCCNI_RUN_DIR/.${2##*.}.$$" && mv "$VPCCNI_RUN_DIR/.${2##*.}.$$" "$VPCCNI_RUN_DIR/${2##*.}.pid"
 exec sleep 1000
 """
-KILLS = 7
+KILLS = 30
 RESTARTED_WITHIN_S = 0.1
+LATEST_WITHIN_S = 0.6
 COMES_WITHIN_S = 20.0
 
 
@@ -80,6 +81,7 @@ def test_a_killed_program_is_back_within_a_tenth_of_a_second_however_often(super
         os.kill(before, signal.SIGKILL)
         took.append(supervised.next_pid("ip_allocator", before))
     assert statistics.median(took) < RESTARTED_WITHIN_S, took
+    assert max(took) < LATEST_WITHIN_S, took  # supervisord's own poll is 1 s: not one restart may wait for it
 
 
 def test_a_death_leaves_the_other_programs_alone(supervised: Supervised) -> None:
