@@ -51,7 +51,8 @@ class Growth(msgspec.Struct, frozen=True):
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory.inventory"):
     """The whole picture of this instance; published when anything in it changed, never before the first complete look.
 
-    `slots`: secondary addresses (or prefixes) an ENI can hold. `max_pods`: 0 when not known.
+    `slots`: secondary addresses (or prefixes) an ENI can hold. `max_pods`: 0 when not known. `by_prefix`: new pods use /28 prefixes
+    (ENABLE_PREFIX_DELEGATION on a type that can), otherwise secondary addresses.
     """
 
     instance_id: str
@@ -67,13 +68,15 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory.inventory"):
     enis: list[Eni]
     growth: Growth = Growth()
     pending_addresses: int = 0
+    by_prefix: bool = False
 
 
 class CardTarget(msgspec.Struct, frozen=True):
     """What the allocator wants of one card.
 
-    `total_addresses`: secondary addresses the card should have, not counting surrendered ones; the manager grows up to it and
-    never shrinks because of it. Only what is surrendered may be taken away: it is fenced in the ledger.
+    `total_addresses`: addresses of the kind in force (a prefix counts 16) the card should have, not counting surrendered ones; the
+    manager grows up to it, rounding up to whole prefixes, and never shrinks because of it. Only what is surrendered may be taken away:
+    it is fenced in the ledger. `surrendered_addresses`: (ENI id, address or prefix), of either kind.
     """
 
     card: int
