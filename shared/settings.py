@@ -27,7 +27,6 @@ CHECKPOINT_DEFAULT: Final = "/var/run/aws-node/ipam.json"
 
 UNSUPPORTED_BOOLS: Final = {
     "ENABLE_IPv6": False,
-    "ENABLE_PREFIX_DELEGATION": False,
     "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": False,
     "ENABLE_POD_ENI": False,
     "ENABLE_MULTI_NIC": False,
@@ -47,6 +46,8 @@ class Settings:
     warm_eni_target: int = 1  # WARM_ENI_TARGET
     warm_ip_target: int = 0  # WARM_IP_TARGET, 0: off
     minimum_ip_target: int = 0  # MINIMUM_IP_TARGET, 0: off
+    warm_prefix_target: int = 0  # WARM_PREFIX_TARGET
+    prefix_delegation: bool = False  # ENABLE_PREFIX_DELEGATION
     max_eni: int = 0  # MAX_ENI, 0: no cap
     ip_cooldown_s: int = COOLDOWN_DEFAULT_S  # IP_COOLDOWN_PERIOD
     manage_untagged_eni: bool = True  # MANAGE_UNTAGGED_ENI
@@ -159,6 +160,8 @@ def read(raw: Mapping[str, str]) -> Reading:
         warm_eni_target=reader.target("WARM_ENI_TARGET", 1),
         warm_ip_target=reader.target("WARM_IP_TARGET", 0),
         minimum_ip_target=reader.target("MINIMUM_IP_TARGET", 0),
+        warm_prefix_target=reader.target("WARM_PREFIX_TARGET", 0),
+        prefix_delegation=_prefix_delegation(reader),
         max_eni=reader.target("MAX_ENI", 0, least=1),
         ip_cooldown_s=reader.number("IP_COOLDOWN_PERIOD", COOLDOWN_DEFAULT_S, 0, 1 << 40),
         manage_untagged_eni=reader.flag("MANAGE_UNTAGGED_ENI", True),
@@ -220,6 +223,18 @@ def _policy_mode(reader: _Reader) -> str:
         )
         return ""
     return mode.lower()
+
+
+def _prefix_delegation(reader: _Reader) -> bool:
+    """The targets are compared as texts, as the reference's entrypoint does (spec env.md 1): `abc` passes, `-5` does not."""
+    wanted = reader.flag("ENABLE_PREFIX_DELEGATION", False)
+    names = ("WARM_PREFIX_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET")
+    if wanted and all(reader.raw.get(name, "0") <= "0" for name in names):
+        reader.errors.append(
+            "ENABLE_PREFIX_DELEGATION is on, but none of WARM_PREFIX_TARGET, WARM_IP_TARGET and MINIMUM_IP_TARGET is above 0; "
+            "set one, e.g. WARM_PREFIX_TARGET=1"
+        )
+    return wanted
 
 
 def _plugin_log(reader: _Reader) -> str:

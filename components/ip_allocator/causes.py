@@ -27,10 +27,10 @@ def explain(
         return STARTING, "the ENIs of this node are not known yet", RETRY_SOON_MS
     numbers = (
         f"{census.total} addresses: {census.assigned} assigned, {census.cooling} cooling, {census.fenced} being given back, "
-        f"{census.unconfirmed} not usable yet; {len(inventory.enis)} ENIs of {inventory.instance_type}, "
+        f"{census.unconfirmed} not usable yet, {census.unclaimed} in use by unknown pods; {len(inventory.enis)} ENIs of {inventory.instance_type}, "
         f"at most {sum(card.max_enis for card in inventory.cards)} with {inventory.slots} each; max pods {inventory.max_pods}"
     )
-    if inventory.max_pods and census.assigned >= inventory.max_pods:
+    if inventory.max_pods and census.pods >= inventory.max_pods:
         return MAX_PODS, numbers, 0
     if census.unconfirmed and not inventory.growth.cause:
         return GROWING, numbers, RETRY_SOON_MS

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from vpccni.components.ip_allocator.blocks import Block, covers
 from vpccni.shared.messages.allocation import AssignedInterface
 from vpccni.shared.messages.base import PodRef, Sandbox
 
@@ -41,6 +42,7 @@ class Ledger:
     held: Mapping[Sandbox, Holding] = field(default_factory=dict)
     released_at: Mapping[str, float] = field(default_factory=dict)
     fenced: frozenset[str] = frozenset()
+    """Items given up: addresses and prefixes."""
     fenced_enis: frozenset[str] = frozenset()
 
     def holders(self) -> dict[str, Sandbox]:
@@ -62,7 +64,7 @@ def hold(ledger: Ledger, holdings: Iterable[Holding]) -> Ledger:
             raise DoubleUse(f"{holding.address} is held by {taken[holding.address]}, asked for {holding.sandbox}")
         if holding.sandbox in held:
             raise DoubleUse(f"{holding.sandbox} holds {held[holding.sandbox].address}, asked for {holding.address}")
-        if holding.address in ledger.fenced or holding.eni_id in ledger.fenced_enis:
+        if covers(ledger.fenced, holding.address) or holding.eni_id in ledger.fenced_enis:
             raise DoubleUse(f"{holding.address} on {holding.eni_id} is fenced, asked for {holding.sandbox}")
         held[holding.sandbox] = holding
         taken[holding.address] = holding.sandbox
@@ -87,24 +89,32 @@ def is_cooling(ledger: Ledger, address: str, *, now: float, period_s: float) -> 
     return released is not None and now - released <= period_s
 
 
+def rest_all(ledger: Ledger, addresses: Iterable[str], *, now: float) -> Ledger:
+    """Return the ledger with every free address of `addresses` cooling from `now`: their history was lost (spec ipam.md W38)."""
+    holders = ledger.holders()
+    released = {address: now for address in addresses if address not in holders}
+    return replace(ledger, released_at={**ledger.released_at, **released})
+
+
 def forget_cooled(ledger: Ledger, *, now: float, period_s: float) -> Ledger:
     """Return the ledger without cool-downs that are over."""
     kept = {address: at for address, at in ledger.released_at.items() if now - at <= period_s}
     return replace(ledger, released_at=kept) if len(kept) != len(ledger.released_at) else ledger
 
 
-def fence(ledger: Ledger, addresses: Iterable[str], enis: Iterable[str]) -> Ledger:
-    """Return the ledger with free addresses and ENIs fenced; raises `DoubleUse` for an address somebody holds."""
-    addresses = frozenset(addresses)
-    both = addresses & ledger.holders().keys()
+def fence(ledger: Ledger, blocks: Iterable[Block], enis: Iterable[str]) -> Ledger:
+    """Return the ledger with free blocks and ENIs fenced; raises `DoubleUse` for a block with an address somebody holds."""
+    blocks, holders = tuple(blocks), ledger.holders()
+    both = sorted(address for block in blocks for address in block.addresses if address in holders)
     if both:
-        raise DoubleUse(f"{', '.join(sorted(both))} cannot be fenced: held")
-    return replace(ledger, fenced=ledger.fenced | addresses, fenced_enis=ledger.fenced_enis | frozenset(enis))
+        raise DoubleUse(f"{', '.join(both)} cannot be fenced: held")
+    items = frozenset(block.item for block in blocks)
+    return replace(ledger, fenced=ledger.fenced | items, fenced_enis=ledger.fenced_enis | frozenset(enis))
 
 
-def forget_gone(ledger: Ledger, *, addresses: frozenset[str], enis: frozenset[str]) -> Ledger:
-    """Return the ledger without the fences of what EC2 no longer has: `addresses` and `enis` are all that are still attached."""
-    fenced, fenced_enis = ledger.fenced & addresses, ledger.fenced_enis & enis
+def forget_gone(ledger: Ledger, *, items: frozenset[str], enis: frozenset[str]) -> Ledger:
+    """Return the ledger without the fences of what EC2 no longer has: `items` and `enis` are all that are still attached."""
+    fenced, fenced_enis = ledger.fenced & items, ledger.fenced_enis & enis
     if fenced == ledger.fenced and fenced_enis == ledger.fenced_enis:
         return ledger
     return replace(ledger, fenced=fenced, fenced_enis=fenced_enis)

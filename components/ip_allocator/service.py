@@ -15,8 +15,10 @@ from typing import Final, cast
 from vpccni.components.ip_allocator import audit, causes, warm_pool
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
+from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.checkpoint import Checkpoint
 from vpccni.components.ip_allocator.ledger import Ledger
+from vpccni.components.ip_allocator.view import View
 from vpccni.shared import names
 from vpccni.shared.bus import Call
 from vpccni.shared.clock import wall_ns
@@ -59,7 +61,8 @@ class AllocatorService:
         self._inventory: Inventory | None = None
         self._usable: UsableEnis | None = None
         self._pool: pools.Pool | None = None
-        self._rebuild = False
+        self._rebuild = self._resting_due = False
+        self._unclaimed: frozenset[str] = frozenset()
         self._findings = audit.NOTHING
         self._demand: dict[Sandbox, float] = {}
         self._shrunk_at = float("-inf")
@@ -70,6 +73,7 @@ class AllocatorService:
         """Load the ledger, serve, and keep copies of what the peers know."""
         loaded = self._checkpoint.load()
         self._rebuild = loaded.ledger is None
+        self._resting_due = bool(loaded.trouble)
         if loaded.trouble:
             self._process.log.error("checkpoint unreadable, rebuilding from the kernel", why=loaded.trouble)
             self._process.count("vpccni_ledger_rebuilds")
@@ -154,7 +158,7 @@ class AllocatorService:
             return causes.explain(None, None, can_grow=False, cools_in_s=None, now=now)
         census = self._census()
         waits = [at + self._period_s - now for at in self._ledger.released_at.values()]
-        shape, targets = self._shape(), self._targets()
+        shape, targets = self._view().shape(), self._targets()
         grows = warm_pool.wanted_total(shape, targets) > shape.total or self._inventory.pending_addresses > 0
         return causes.explain(
             self._inventory,
@@ -168,9 +172,9 @@ class AllocatorService:
 
     def _on_inventory(self, inventory: Inventory) -> None:
         self._inventory = inventory
-        attached = frozenset(address for eni in inventory.enis for address in eni.addresses)
+        items = frozenset(item for eni in inventory.enis for item in (*eni.addresses, *eni.prefixes))
         enis = frozenset(eni.eni_id for eni in inventory.enis)
-        self._replace(books.forget_gone(self._ledger, addresses=attached, enis=enis))
+        self._replace(books.forget_gone(self._ledger, items=items, enis=enis))
         self._rebuild_pool()
 
     def _on_usable(self, usable: UsableEnis) -> None:
@@ -180,7 +184,10 @@ class AllocatorService:
     def _rebuild_pool(self) -> None:
         if self._inventory is None or self._usable is None:
             return
-        self._pool = pools.build(self._inventory, self._usable)
+        self._pool = pools.build(self._inventory, self._usable, self._unclaimed)
+        if self._resting_due:
+            self._resting_due = False
+            self._replace(books.rest_all(self._ledger, self._pool.eni_of, now=self._clock()))
         lost = [holding.address for holding in self._ledger.held.values() if holding.address not in self._pool.eni_of]
         if lost:
             self._process.degraded(
@@ -208,9 +215,22 @@ class AllocatorService:
             self._process.count("vpccni_ledger_adoptions", len(found.adopted))
             after = books.hold(after, found.adopted)
         self._replace(after)
-        if self._rebuild:
-            self._rebuild = False
+        if self._rebuild and wirings.wirings:
+            self._resting_due = True  # a pod was here before, and what it or others gave back lately is not known
+        unclaimed = frozenset(wirings.unclaimed) - after.holders().keys()
+        if self._rebuild or unclaimed != self._unclaimed:
+            self._rebuild, self._unclaimed = False, unclaimed
+            self._tell_unclaimed()
             self._rebuild_pool()
+
+    def _tell_unclaimed(self) -> None:
+        if not self._unclaimed:
+            self._process.healthy("unclaimed")
+            return
+        listed = ", ".join(sorted(self._unclaimed))
+        self._process.count("vpccni_ledger_unclaimed", len(self._unclaimed))
+        self._process.log.error("addresses in use by nobody's pod", addresses=sorted(self._unclaimed))
+        self._process.degraded("unclaimed", f"{listed}: the kernel leads them to pods that nobody claims; kept back")
 
     # -- the plan
 
@@ -227,14 +247,15 @@ class AllocatorService:
             return
         now = self._clock()
         self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
+        self._give_back_leftovers()
         if now - self._shrunk_at > SHRINK_EVERY_S:
             self._shrink(now)
-        shape = self._shape()
+        shape = self._view().shape()
         fenced = [
-            (eni.eni_id, address)
+            (eni.eni.eni_id, block.item)
             for eni in self._pool.enis
-            for address in eni.addresses
-            if address in self._ledger.fenced
+            for block in eni.blocks
+            if block.item in self._ledger.fenced
         ]
         card = CardTarget(
             card=0,
@@ -257,56 +278,46 @@ class AllocatorService:
             self._process.degraded("target", f"the ENI manager does not hear what is wanted: {error.why}")
 
     def _shrink(self, now: float) -> None:
-        shape, targets = self._shape(), self._targets()
-        eni = warm_pool.surrender_eni(shape, targets)
-        addresses = [] if eni else self._surplus(shape, targets, now)
-        if eni or addresses:
-            self._shrunk_at = now
-            self._process.log.info("giving back", eni=eni or "", addresses=addresses)
-            self._replace(books.fence(self._ledger, addresses, [eni] if eni else []))
-
-    def _surplus(self, shape: warm_pool.Shape, targets: warm_pool.Targets, now: float) -> list[str]:
         assert self._pool is not None
-        by_id = {eni.eni_id: eni for eni in self._pool.enis}
-        holders = self._ledger.holders()
-        chosen: list[str] = []
-        for eni_id, number in warm_pool.surrender_addresses(shape, targets):
-            free = [
-                address
-                for address in by_id[eni_id].addresses
-                if address not in holders
-                and address not in self._ledger.fenced
-                and not books.is_cooling(self._ledger, address, now=now, period_s=self._period_s)
-            ]
-            chosen += warm_pool.split(free, number)
-        return chosen
+        view = self._view()
+        shape, targets = view.shape(), self._targets()
+        eni = warm_pool.surrender_eni(shape, targets)
+        chosen = [] if eni else view.pick(warm_pool.surrender_blocks(shape, targets))
+        if eni or chosen:
+            self._shrunk_at = now
+            self._give_back(chosen, [eni] if eni else [])
+
+    def _give_back_leftovers(self) -> None:
+        """Give back what no new pod may use: blocks of the other kind, and excluded ENIs, as their pods leave (W14, W16)."""
+        blocks, enis = self._view().leftovers()
+        if blocks or enis:
+            self._give_back(blocks, enis)
+
+    def _give_back(self, blocks: Sequence[Block], enis: Sequence[str]) -> None:
+        self._process.log.info("giving back", eni=",".join(enis), addresses=[block.item for block in blocks])
+        self._replace(books.fence(self._ledger, blocks, enis))
 
     def _targets(self) -> warm_pool.Targets:
         settings = self._process.settings
-        max_pods = self._inventory.max_pods if self._inventory else 0
         return warm_pool.Targets(
-            settings.warm_eni_target, settings.warm_ip_target, settings.minimum_ip_target, max_pods
+            warm_eni=settings.warm_eni_target,
+            warm_ip=settings.warm_ip_target,
+            minimum_ip=settings.minimum_ip_target,
+            warm_prefix=settings.warm_prefix_target,
+            max_pods=self._inventory.max_pods if self._inventory else 0,
         )
 
-    def _shape(self) -> warm_pool.Shape:
+    def _view(self) -> View:
         assert self._pool is not None
         assert self._inventory is not None
-        now, holders = self._clock(), self._ledger.holders()
-        shapes = []
-        for eni in self._pool.enis:
-            if eni.eni_id in self._ledger.fenced_enis:
-                continue
-            ours = [address for address in eni.addresses if address not in self._ledger.fenced]
-            free = [address for address in ours if address not in holders]
-            cooling = sum(books.is_cooling(self._ledger, one, now=now, period_s=self._period_s) for one in free)
-            removable = not (eni.is_primary or eni.is_trunk or eni.is_efa)
-            shapes.append(
-                warm_pool.EniShape(
-                    eni.eni_id, len(ours), len(ours) - len(free), cooling, now - eni.attached_at, removable
-                )
-            )
-        limit = sum(card.max_enis for card in self._inventory.cards if card.card == 0) - len(self._ledger.fenced_enis)
-        return warm_pool.Shape(tuple(shapes), self._inventory.slots, limit, len(self._demand))
+        return View(
+            self._pool,
+            self._ledger,
+            self._inventory,
+            now=self._clock(),
+            period_s=self._period_s,
+            waiting=len(self._demand),
+        )
 
     def _census(self) -> pools.Census:
         assert self._pool is not None
@@ -346,7 +357,7 @@ class AllocatorService:
 
     def _publish_pool(self) -> None:
         cause, detail, retry_ms = self._cause()
-        census = self._census() if self._pool is not None else pools.Census(0, len(self._ledger.held), 0, 0, 0, 0)
+        census = self._census() if self._pool is not None else pools.Census(pods=len(self._ledger.held))
         ready = census.assignable > 0 or retry_ms > 0
         self._process.publish(
             PoolState(

@@ -32,10 +32,11 @@ PRIORITY_ENI: Final = 32765  # spec dataplane.md 2.1
 
 @dataclass(frozen=True)
 class Seen:
-    """What a start finds: wirings of ours, and links on their way out."""
+    """What a start finds: wirings of ours, links on their way out, and addresses that lead to a pod nobody claims."""
 
     wired: tuple[Wired, ...]
     parting: tuple[int, ...]
+    unclaimed: tuple[str, ...]
 
 
 def survey() -> Seen:
@@ -46,11 +47,8 @@ def survey() -> Seen:
             for route in ip.get_routes(family=socket.AF_INET, table=MAIN_TABLE)
             if route.get("dst_len") == 32
         }
-        tables = {
-            rule.get("src"): rule.get("table")
-            for rule in ip.get_rules(family=socket.AF_INET)
-            if rule.get("priority") == PRIORITY_FROM_POD
-        }
+        rules = list(ip.get_rules(family=socket.AF_INET))
+        tables = {rule.get("src"): rule.get("table") for rule in rules if rule.get("priority") == PRIORITY_FROM_POD}
         wired, parting = [], []
         for link in ip.get_links():
             if link.get("ifname").startswith(PARTING_HEAD):
@@ -64,7 +62,24 @@ def survey() -> Seen:
                 wired.append(
                     Wired(*owner, link.get("ifname"), int(link["index"]), link.get("address"), address, table, device)
                 )
-        return Seen(tuple(wired), tuple(parting))
+        claimed = {one.address for one in wired}
+        routed = {str(addresses[index]) for index in addresses}
+        return Seen(tuple(wired), tuple(parting), tuple(sorted(_led_to_pods(rules) & routed - claimed)))
+
+
+def unclaimed(claimed: frozenset[str]) -> list[str]:
+    """Return the addresses that a rule and a host route lead to a pod, and that are not `claimed` by a wiring of ours."""
+    with _route() as ip:
+        routed = {
+            str(route.get("dst"))
+            for route in ip.get_routes(family=socket.AF_INET, table=MAIN_TABLE)
+            if route.get("dst_len") == 32
+        }
+        return sorted(_led_to_pods(ip.get_rules(family=socket.AF_INET)) & routed - claimed)
+
+
+def _led_to_pods(rules: Iterable[Any]) -> set[str]:
+    return {str(rule.get("dst")) for rule in rules if rule.get("priority") == PRIORITY_TO_POD and rule.get("dst")}
 
 
 def set_up_node(inventory: Inventory, *, mtu: int, connmark: int, mark_rule: bool) -> str:

@@ -55,6 +55,7 @@ class ProgrammerService:
         self._pool: PoolState | None = None
         self._conflist_written = False
         self._wirings_due = False
+        self._unclaimed: list[str] = []
         self._graves: list[int] = []
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
@@ -65,6 +66,7 @@ class ProgrammerService:
         """Be ready for the plugin."""
         seen = kernel.survey()
         self._wired = {wired.sandbox: wired for wired in seen.wired}
+        self._note_unclaimed(list(seen.unclaimed))
         for ifindex in seen.parting:
             self._bury(ifindex)
         process = self._process
@@ -72,7 +74,7 @@ class ProgrammerService:
         process.subscribe(names.ENI_MANAGER, {Inventory: self._enis.take})
         process.gauge("vpccni_wired_sandboxes", lambda: len(self._wired))
         process.loop.every(SPOOL_AGAIN_S, self._replay, name="spool")
-        process.loop.every(SPOOL_AGAIN_S, self._publish_wirings, name="wirings")
+        process.loop.every(SPOOL_AGAIN_S, self._heartbeat_wirings, name="wirings")
         self._replay()
         self._publish_wirings()
         self._door = FrontDoor(
@@ -360,7 +362,29 @@ class ProgrammerService:
             Wiring(one.sandbox, one.pod, one.host_veth, one.ifindex, [one.address] if one.address else [])
             for one in self._wired.values()
         ]
-        self._process.publish(Wirings(wirings=wirings, in_flight=list(self._adding)))
+        self._process.publish(Wirings(wirings=wirings, in_flight=list(self._adding), unclaimed=self._unclaimed))
+
+    def _heartbeat_wirings(self) -> None:
+        self._publish_wirings()
+        if self._unclaimed:  # new ones cannot come: every veth made from now on carries its alias
+            self._process.loop.spawn(self._look_for_unclaimed(), name="unclaimed")
+
+    async def _look_for_unclaimed(self) -> None:
+        found = await self._process.loop.in_thread(kernel.unclaimed, frozenset(self._claimed()))
+        self._note_unclaimed([address for address in found if address in self._unclaimed])
+
+    def _claimed(self) -> set[str]:
+        return {one.address for one in self._wired.values()}
+
+    def _note_unclaimed(self, addresses: list[str]) -> None:
+        if addresses == self._unclaimed:
+            return
+        self._unclaimed = addresses
+        if addresses:
+            self._process.log.warning("addresses lead to pods nobody claims", addresses=addresses)
+            self._process.degraded("unclaimed", f"pods of unknown owner use {', '.join(addresses)}: not given out")
+        else:
+            self._process.healthy("unclaimed")
 
 
 def _tables(request: CniRequest) -> list[int]:

@@ -32,7 +32,12 @@ class Wiring(msgspec.Struct, frozen=True):
 
 
 class Wirings(Message, frozen=True, kw_only=True, tag="wiring.wirings"):
-    """Every wired sandbox, and the sandboxes of ADDs in flight (they may hold an address and have no veth yet)."""
+    """Every wired sandbox, and the sandboxes of ADDs in flight (they may hold an address and have no veth yet).
+
+    `unclaimed`: addresses that a rule sends to a pod although no veth of ours says whose they are (another version wired them, or
+    an alias was lost). Somebody may be using them.
+    """
 
     wirings: list[Wiring]
     in_flight: list[Sandbox]
+    unclaimed: list[str] = []

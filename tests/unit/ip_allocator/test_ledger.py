@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
+from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.checkpoint import Checkpoint
 from vpccni.components.ip_allocator.ledger import DoubleUse, Holding, Ledger
 from vpccni.shared.messages.allocation import Assign
@@ -64,7 +65,7 @@ def ask(number: int) -> Assign:
 
 def test_asking_again_for_a_sandbox_gives_the_same_address_and_changes_nothing() -> None:
     one = eni(0, ["10.0.0.5", "10.0.0.6"])
-    pool = pools.build(inventory(one), usable(one))
+    pool = pools.build(inventory(one), usable(one), frozenset())
     after, [first] = pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
     again, [second] = pools.assign(pool, after, [ask(1)], now=5, period_s=PERIOD_S, wall_ns=9)
     assert first == second
@@ -73,7 +74,7 @@ def test_asking_again_for_a_sandbox_gives_the_same_address_and_changes_nothing()
 
 def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_it() -> None:
     one = eni(0, ["10.0.0.5"])
-    pool = pools.build(inventory(one), usable(one))
+    pool = pools.build(inventory(one), usable(one), frozenset())
     held, _ = pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
     released = books.release(held, [ask(1).sandbox], now=100)
     at_period = pools.assign(pool, released, [ask(2)], now=100 + PERIOD_S, period_s=PERIOD_S, wall_ns=1)[1]
@@ -85,14 +86,14 @@ def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_i
 def test_an_unconfirmed_or_unusable_eni_gives_nothing_out() -> None:
     unconfirmed = eni(0, ["10.0.0.5"], confirmed=False)
     unusable = eni(1, ["10.0.1.5"])
-    pool = pools.build(inventory(unconfirmed, unusable), usable(unconfirmed))
+    pool = pools.build(inventory(unconfirmed, unusable), usable(unconfirmed), frozenset())
     assert pools.assign(pool, Ledger(), [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)[1] == [None]
 
 
 @pytest.mark.spec("ipam.W21")
 def test_the_fullest_eni_is_used_first_and_the_address_that_rested_longest() -> None:
     first, second = eni(0, ["10.0.0.5", "10.0.0.6"]), eni(1, ["10.0.1.5", "10.0.1.6", "10.0.1.7"])
-    pool = pools.build(inventory(first, second), usable(first, second))
+    pool = pools.build(inventory(first, second), usable(first, second), frozenset())
     held = books.hold(Ledger(), [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.1.5", "eni-1")])
     held = replace(held, released_at={"10.0.1.6": -90.0, "10.0.1.7": -99.0})
     _, [given] = pools.assign(pool, held, [ask(1)], now=0, period_s=PERIOD_S, wall_ns=1)
@@ -103,7 +104,7 @@ def test_the_fullest_eni_is_used_first_and_the_address_that_rested_longest() -> 
 def test_fencing_a_held_address_is_refused() -> None:
     held = books.hold(Ledger(), [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.0.5", "eni-0")])
     with pytest.raises(DoubleUse, match=r"10\.0\.0\.5"):
-        books.fence(held, ["10.0.0.5"], [])
+        books.fence(held, [Block("10.0.0.5", ("10.0.0.5",), True)], [])
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -130,7 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(numbers=st.lists(st.integers(0, 11), min_size=1, max_size=4))
     def assign(self, numbers: list[int]) -> None:
-        pool = pools.build(inventory(*self.enis), usable(*self.enis))
+        pool = pools.build(inventory(*self.enis), usable(*self.enis), frozenset())
         asks = [ask(number) for number in numbers]
         after, answers = pools.assign(pool, self.ledger, asks, now=self.now, period_s=PERIOD_S, wall_ns=1)
         self.save(after)
@@ -156,13 +157,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def fence(self, position: int) -> None:
         address = sorted(self.everything)[position]
         if address not in self.ledger.holders():
-            self.save(books.fence(self.ledger, [address], []))
+            self.save(books.fence(self.ledger, [Block(address, (address,), True)], []))
 
     @precondition(lambda self: self.ledger.fenced)
     @rule()
     def ec2_takes_the_fenced_away_and_they_come_back_later(self) -> None:
         left = frozenset(self.everything - self.ledger.fenced)
-        self.save(books.forget_gone(self.ledger, addresses=left, enis=frozenset({"eni-0", "eni-1"})))
+        self.save(books.forget_gone(self.ledger, items=left, enis=frozenset({"eni-0", "eni-1"})))
 
     @rule(number=st.integers(0, 11))
     def die_before_the_rename_and_restart(self, number: int) -> None:

@@ -1,0 +1,97 @@
+"""Pool, ledger and clock seen together: the shape that the warm-pool plan needs, and the blocks a plan's numbers stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vpccni.components.ip_allocator.blocks import Block
+from vpccni.components.ip_allocator.ledger import Ledger, is_cooling
+from vpccni.components.ip_allocator.pool import Pool, PoolEni, fenced
+from vpccni.components.ip_allocator.warm_pool import EniShape, Shape, may_go
+from vpccni.shared.messages.inventory import Inventory
+
+CARD = 0
+"""The one card that pods get addresses from until ENABLE_MULTI_NIC is supported."""
+
+
+class View:
+    """A moment of the node's addresses. `waiting`: sandboxes that asked and got nothing."""
+
+    def __init__(
+        self, pool: Pool, ledger: Ledger, inventory: Inventory, *, now: float, period_s: float, waiting: int
+    ) -> None:
+        self._pool, self._ledger, self._inventory = pool, ledger, inventory
+        self._now, self._period_s, self._waiting = now, period_s, waiting
+        self._holders = ledger.holders()
+
+    def shape(self) -> Shape:
+        """Return what the warm-pool plan needs of the card."""
+        opened, closed = [], 0
+        for eni in self._pool.enis:
+            if eni.eni.card != CARD or not eni.eni.managed:
+                continue
+            if eni.opened and not self._given_up(eni):
+                opened.append(self._eni_shape(eni))
+            else:
+                closed += 1
+        limit = sum(card.max_enis for card in self._inventory.cards if card.card == CARD)
+        return Shape(tuple(opened), self._inventory.slots, limit - closed, self._waiting, self._pool.size)
+
+    def pick(self, numbers: Sequence[tuple[str, int]]) -> list[Block]:
+        """Return the free blocks that `numbers` (ENI, how many) stand for: the last ones, so that an ENI's rest stays dense."""
+        by_id = {eni.eni.eni_id: eni for eni in self._pool.enis}
+        chosen: list[Block] = []
+        for eni_id, number in numbers:
+            free = [block for block in by_id[eni_id].blocks if block.in_force and self._may_leave(by_id[eni_id], block)]
+            chosen += free[len(free) - number :]
+        return chosen
+
+    def leftovers(self) -> tuple[list[Block], list[str]]:
+        """Return what no new pod may use and no pod uses any more: blocks, and whole ENIs that are excluded."""
+        blocks: list[Block] = []
+        enis: list[str] = []
+        for eni in self._pool.enis:
+            if self._given_up(eni) or not eni.eni.managed or not eni.eni.confirmed or eni.eni.is_trunk:
+                continue
+            if eni.eni.excluded and may_go(self._eni_shape(eni)):
+                enis.append(eni.eni.eni_id)
+                continue
+            blocks += [
+                block
+                for block in eni.blocks
+                if (eni.eni.excluded or not block.in_force) and self._may_leave(eni, block)
+            ]
+        return blocks, enis
+
+    def _given_up(self, eni: PoolEni) -> bool:
+        return eni.eni.eni_id in self._ledger.fenced_enis
+
+    def _eni_shape(self, eni: PoolEni) -> EniShape:
+        place = eni.eni
+        ours = [block for block in eni.blocks if block.in_force and not fenced(self._ledger, eni, block)]
+        addresses = [address for block in ours for address in block.addresses]
+        others = [address for block in eni.blocks if not block.in_force for address in block.addresses]
+        return EniShape(
+            eni_id=place.eni_id,
+            addresses=len(addresses),
+            held=sum(map(self._used, addresses)),
+            cooling=sum(map(self._cools, addresses)),
+            age_s=self._now - place.attached_at,
+            removable=not (place.is_primary or place.is_trunk or place.is_efa),
+            free_blocks=sum(self._may_leave(eni, block) for block in ours),
+            items=len(eni.blocks),
+            others=sum(self._used(address) or self._cools(address) for address in others),
+        )
+
+    def _may_leave(self, eni: PoolEni, block: Block) -> bool:
+        if fenced(self._ledger, eni, block):
+            return False
+        return not any(self._used(address) or self._cools(address) for address in block.addresses)
+
+    def _used(self, address: str) -> bool:
+        return address in self._holders or address in self._pool.unclaimed
+
+    def _cools(self, address: str) -> bool:
+        return address not in self._holders and is_cooling(
+            self._ledger, address, now=self._now, period_s=self._period_s
+        )
