@@ -242,10 +242,25 @@ class Lab:
         self._admin("fault", {"action": action, "error": error, "times": times, "latency_ms": latency_ms, "lost_reply": lost_reply,
                               "message": message})  # fmt: skip
 
-    def ec2_settings(self, *, describe_lag_s: float | None = None, transition_s: float | None = None) -> None:
-        """Let describe calls lag, or change how long attach and detach take."""
-        values = {"describe_lag_s": describe_lag_s, "transition_s": transition_s}
+    def ec2_settings(self, *, describe_lag_s: float | None = None, transition_s: float | None = None,
+                     throttle_scale: float | None = None) -> None:  # fmt: skip
+        """Let describe calls lag, change how long attach and detach take, or the size of the token buckets (1: AWS's)."""
+        values = {"describe_lag_s": describe_lag_s, "transition_s": transition_s, "throttle_scale": throttle_scale}
         self._admin("settings", {key: value for key, value in values.items() if value is not None})
+
+    def ec2_permissions(self, *, deny: Sequence[str] = (), allow: Sequence[str] = ()) -> None:
+        """Take away or give back the permission for EC2 actions ("*": all)."""
+        self._admin("permissions", {"deny": list(deny), "allow": list(allow)})
+
+    def ec2_subnet(self, subnet: str, *, tags: Mapping[str, str | None] | None = None, leave: int | None = None,
+                   fragment: bool = False, give_back: bool = False) -> None:  # fmt: skip
+        """Change a subnet (id or Name): tags (None removes), fill it but for `leave` addresses, fragment it, or undo both."""
+        self._admin("subnet", {"subnet": subnet, "tags": dict(tags or {}), "leave": leave, "fragment": fragment,
+                               "give_back": give_back})  # fmt: skip
+
+    def faults(self) -> dict[str, Any]:
+        """Return what misbehaves on demand now."""
+        return dict(self._admin("faults"))
 
     def imds_fault(self, node: str, *, stale_s: float = 0.0, statuses: Mapping[str, int] | None = None,
                    missing_enis: Sequence[str] = (), latency_ms: int = 0) -> None:  # fmt: skip

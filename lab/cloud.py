@@ -109,12 +109,14 @@ class Cloud:
                 case "fault":
                     self.ec2.faults.append(ec2_server.Fault(**ask))
                 case "clear":
-                    self.ec2.faults.clear()
-                    self.ec2.describe_lag_s = 0.0
-                    for metadata in self.metadata.values():
-                        metadata.faults = imds.MetadataFaults()
+                    self._clear()
                 case "faults":
-                    return [asdict(fault) for fault in self.ec2.faults]
+                    return self._faults()
+                case "permissions":
+                    self.ec2.limits.deny(ask.get("deny", []))
+                    self.ec2.limits.allow(ask.get("allow", []))
+                case "subnet":
+                    self._subnet(ask)
                 case "forget-calls":
                     self.ec2.calls.clear()
                     self.ec2.counts.clear()
@@ -126,11 +128,53 @@ class Cloud:
                     raise LookupError(f"no such question: {verb}")
         return {}
 
+    def _clear(self) -> None:
+        self.ec2.faults.clear()
+        self.ec2.limits.reset()
+        self.ec2.describe_lag_s = 0.0
+        for subnet_id in self.model.subnets:
+            self.model.give_back(subnet_id)
+        for metadata in self.metadata.values():
+            metadata.faults = imds.MetadataFaults()
+
+    def _faults(self) -> dict[str, Any]:
+        """Return everything that is not as it should be."""
+        return {
+            "calls": [asdict(fault) for fault in self.ec2.faults],
+            "denied": sorted(self.ec2.limits.denied),
+            "throttle_scale": self.ec2.limits.scale,
+            "describe_lag_s": self.ec2.describe_lag_s,
+            "subnets": {subnet_id: len(taken) for subnet_id, taken in self.model.taken.items()},
+            "metadata": {
+                node: asdict(one.faults) | {"missing_enis": sorted(one.faults.missing_enis)}
+                for node, one in self.metadata.items()
+            },
+        }
+
+    def _subnet(self, ask: Mapping[str, Any]) -> None:
+        """Change a subnet, named by id or by its Name tag."""
+        named = [s for s in self.model.subnets.values() if ask["subnet"] in (s.id, s.tags.get("Name"))]
+        if not named:
+            names = ", ".join(s.tags.get("Name", s.id) for s in self.model.subnets.values())
+            raise LookupError(f"no subnet {ask['subnet']}; there are {names}")
+        subnet = named[0]
+        for key, value in ask.get("tags", {}).items():
+            self.model.untag([subnet.id], [key]) if value is None else self.model.tag([subnet.id], {key: value})
+        if ask.get("leave") is not None:
+            self.model.fill(subnet.id, leave=int(ask["leave"]))
+        if ask.get("fragment"):
+            self.model.fragment(subnet.id)
+        if ask.get("give_back"):
+            self.model.give_back(subnet.id)
+        self.ec2.changed()
+
     def _settings(self, ask: Mapping[str, Any]) -> None:
         if "describe_lag_s" in ask:
             self.ec2.describe_lag_s = float(ask["describe_lag_s"])
         if "transition_s" in ask:
             self.model.transition_s = float(ask["transition_s"])
+        if "throttle_scale" in ask:
+            self.ec2.limits.scale = float(ask["throttle_scale"])
 
     def _imds_fault(self, ask: Mapping[str, Any]) -> None:
         faults = self.metadata[ask["node"]].faults

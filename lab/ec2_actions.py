@@ -19,6 +19,7 @@ from vpccni.lab.ec2_objects import Attachment, Eni, Instance, NewEni, Refused, S
 from vpccni.lab.instance_types import limits_of
 
 OWNER: Final = "123456789012"
+PAGE_LEAST, PAGE_MOST = 5, 1000
 Params = Mapping[str, Any]
 Handler = Callable[[Ec2Model, Mapping[str, Eni], Params], dict[str, Any]]
 
@@ -109,9 +110,19 @@ def _passes(filters: Iterable[Mapping[str, Any]], facts: Mapping[str, list[str]]
     return True
 
 
+def _page_start(token: str | None) -> int:
+    if not token:
+        return 0
+    try:
+        return int(base64.b64decode(token, validate=True))
+    except ValueError as error:
+        raise Refused("InvalidNextToken", "The token is invalid.") from error
+
+
 def _page(items: list[Any], params: Params) -> tuple[list[Any], str | None]:
-    start = int(base64.b64decode(params["NextToken"])) if params.get("NextToken") else 0
-    size = params.get("MaxResults")
+    start, size = _page_start(params.get("NextToken")), params.get("MaxResults")
+    if size is not None and not PAGE_LEAST <= int(size) <= PAGE_MOST:
+        raise Refused("InvalidParameterValue", f"Value ( {size} ) for parameter maxResults is invalid.")
     end = len(items) if size is None else start + int(size)
     token = base64.b64encode(str(end).encode()).decode() if end < len(items) else None
     return items[start:end], token
@@ -180,7 +191,22 @@ def _instance_document(model: Ec2Model, enis: Mapping[str, Eni], instance: Insta
 def describe_instances(model: Ec2Model, enis: Mapping[str, Eni], params: Params) -> dict[str, Any]:
     wanted = _values(params, "InstanceIds")
     chosen = [model.instance(instance_id) for instance_id in wanted] if wanted else list(model.instances.values())
-    documents = [_instance_document(model, enis, instance) for instance in chosen]
+
+    def facts(instance: Instance) -> dict[str, list[str]]:
+        return {
+            "instance-id": [instance.id],
+            "instance-type": [instance.limits.name],
+            "instance-state-name": ["running"],
+            "vpc-id": [model.vpc_id],
+            "subnet-id": [instance.subnet_id],
+            "availability-zone": [instance.zone],
+            "tag:Name": [instance.node],
+        }
+
+    kept = [instance for instance in chosen if _passes(_values(params, "Filters"), facts(instance))]
+    documents = [_instance_document(model, enis, instance) for instance in kept]
+    if not documents:
+        return {"Reservations": []}
     return {"Reservations": [{"ReservationId": "r-0000000000000001", "OwnerId": OWNER, "Instances": documents}]}
 
 
@@ -375,6 +401,24 @@ def create_tags(model: Ec2Model, enis: Mapping[str, Eni], params: Params) -> dic
     return {}
 
 
+def delete_tags(model: Ec2Model, enis: Mapping[str, Eni], params: Params) -> dict[str, Any]:
+    model.untag(_values(params, "Resources"), [tag["Key"] for tag in _values(params, "Tags")])
+    return {}
+
+
+def create_subnet_cidr_reservation(model: Ec2Model, enis: Mapping[str, Eni], params: Params) -> dict[str, Any]:
+    made = model.reserve(params["SubnetId"], IPv4Network(params["Cidr"]), params["ReservationType"])
+    return {
+        "SubnetCidrReservation": {
+            "SubnetCidrReservationId": made.id,
+            "SubnetId": params["SubnetId"],
+            "Cidr": str(made.block),
+            "ReservationType": made.kind,
+            "OwnerId": OWNER,
+        }
+    }
+
+
 HANDLERS: Final[dict[str, Handler]] = {
     "DescribeInstances": describe_instances,
     "DescribeInstanceTypes": describe_instance_types,
@@ -392,4 +436,6 @@ HANDLERS: Final[dict[str, Handler]] = {
     "AssignIpv6Addresses": assign_ipv6_addresses,
     "UnassignIpv6Addresses": unassign_ipv6_addresses,
     "CreateTags": create_tags,
+    "DeleteTags": delete_tags,
+    "CreateSubnetCidrReservation": create_subnet_cidr_reservation,
 }

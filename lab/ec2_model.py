@@ -13,17 +13,21 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from vpccni.lab.ec2_objects import RESERVED_FIRST, Attachment, Eni, Instance, NewEni, Refused, Subnet
+from vpccni.lab.ec2_objects import RESERVED_FIRST, Attachment, Eni, Instance, NewEni, Refused, Reservation, Subnet
 from vpccni.lab.instance_types import limits_of
 
 PREFIX_LENGTH_V4 = 28
 PREFIX_LENGTH_V6 = 80
+RESERVATION_KINDS = ("prefix", "explicit")
 UNATTACHED_ADDRESS_LIMIT = 50
 """An ENI on no instance yet has no type to limit it; EC2 then allows the largest type's number."""
 
 
 class Ec2Model:
-    """All ENIs of one VPC."""
+    """All ENIs of one VPC.
+
+    `taken`: addresses by subnet that something outside the model holds. `reservations`: blocks by subnet kept for one use.
+    """
 
     def __init__(self, vpc_cidr: IPv4Network, subnets: Iterable[Subnet], *, transition_s: float = 0.2) -> None:
         self.vpc_id = f"vpc-{secrets.token_hex(8)}"
@@ -33,6 +37,8 @@ class Ec2Model:
         self.instances: dict[str, Instance] = {}
         self.default_group = f"sg-{secrets.token_hex(8)}"
         self.transition_s = transition_s
+        self.taken: dict[str, set[IPv4Address]] = {}
+        self.reservations: dict[str, list[Reservation]] = {}
         self._tokens: dict[str, tuple[NewEni, str]] = {}
         self._cursor: dict[str, int] = {}
         self._macs = 0
@@ -198,9 +204,53 @@ class Ec2Model:
         eni.prefixes_v6 = [p for p in eni.prefixes_v6 if p not in prefixes]
 
     def tag(self, resources: Sequence[str], tags: Mapping[str, str]) -> None:
-        """Add or replace tags of ENIs."""
-        for eni in [self.eni(resource) for resource in resources if resource.startswith("eni-")]:
-            eni.tags.update(tags)
+        """Add or replace tags of ENIs and subnets; all or nothing."""
+        for tagged in [self._tags_of(resource) for resource in resources]:
+            tagged.update(tags)
+
+    def untag(self, resources: Sequence[str], keys: Sequence[str]) -> None:
+        """Remove tags of ENIs and subnets; a tag that is not there is no error."""
+        for tagged in [self._tags_of(resource) for resource in resources]:
+            for key in keys:
+                tagged.pop(key, None)
+
+    # ------------------------------------------------------------------ what subnets have left
+
+    def fill(self, subnet_id: str, *, leave: int) -> None:
+        """Let something else hold all free addresses of a subnet but `leave`."""
+        subnet = self._subnet(subnet_id)
+        self.taken.pop(subnet_id, None)
+        count = max(self.free_count(subnet) - leave, 0)
+        self.taken[subnet_id] = set(self._free_addresses(subnet, count))
+
+    def fragment(self, subnet_id: str) -> None:
+        """Let something else hold one address of every free /28 block: addresses remain, blocks do not."""
+        subnet = self._subnet(subnet_id)
+        self.taken.pop(subnet_id, None)
+        used = self._used(subnet)
+        blocks = subnet.cidr.subnets(new_prefix=PREFIX_LENGTH_V4)
+        self.taken[subnet_id] = {block[8] for block in blocks if block[8] not in used and subnet.is_usable(block[8])}
+
+    def give_back(self, subnet_id: str) -> None:
+        """End `fill`, `fragment` and reservations of a subnet."""
+        self._subnet(subnet_id)
+        self.taken.pop(subnet_id, None)
+        self.reservations.pop(subnet_id, None)
+
+    def reserve(self, subnet_id: str, block: IPv4Network, kind: str) -> Reservation:
+        """Keep a block of a subnet for prefixes (`prefix`) or for addresses asked by name (`explicit`)."""
+        subnet = self._subnet(subnet_id)
+        if kind not in RESERVATION_KINDS:
+            raise Refused(
+                "InvalidParameterValue", f"Reservation type {kind} is none of {', '.join(RESERVATION_KINDS)}."
+            )
+        if not block.subnet_of(subnet.cidr):
+            raise Refused("InvalidParameterValue", f"{block} is not within {subnet.cidr}.")
+        if any(one.block.overlaps(block) for one in self.reservations.get(subnet_id, [])):
+            raise Refused("InvalidSubnet.Conflict", f"{block} overlaps with a reservation of {subnet_id}.")
+        made = Reservation(id=f"scr-{secrets.token_hex(8)}", block=block, kind=kind)
+        self.reservations.setdefault(subnet_id, []).append(made)
+        return made
 
     # ------------------------------------------------------------------ looking
 
@@ -236,8 +286,18 @@ class Ec2Model:
                 owner[address] = eni.id
             limit = self._ipv4_limit(eni)
             assert eni.slots_used() <= limit, f"{eni.id} has {eni.slots_used()} of {limit} addresses"
+        for subnet_id, taken in self.taken.items():
+            assert not taken & set(owner), f"something outside holds addresses of ENIs in {subnet_id}"
 
     # ------------------------------------------------------------------ inside
+
+    def _tags_of(self, resource: str) -> dict[str, str]:
+        return self._subnet(resource).tags if resource.startswith("subnet-") else self.eni(resource).tags
+
+    def _reserved(self, subnet: Subnet, address: IPv4Address, *, for_prefix: bool) -> bool:
+        """Tell whether a reservation keeps an address from a choice that EC2 makes."""
+        kept = [one for one in self.reservations.get(subnet.id, []) if address in one.block]
+        return any(one.kind != "prefix" or not for_prefix for one in kept)
 
     def _subnet(self, subnet_id: str) -> Subnet:
         if subnet_id not in self.subnets:
@@ -280,7 +340,7 @@ class Ec2Model:
 
     def _used(self, subnet: Subnet) -> set[IPv4Address]:
         mine = (eni for eni in self.enis.values() if eni.subnet_id == subnet.id)
-        return {address for eni in mine for address in _addresses_of(eni)}
+        return {address for eni in mine for address in _addresses_of(eni)} | self.taken.get(subnet.id, set())
 
     def _free_addresses(self, subnet: Subnet, count: int) -> list[IPv4Address]:
         """Choose free addresses, going round the subnet so that a freed one is not handed out again at once."""
@@ -289,7 +349,8 @@ class Ec2Model:
         for step in range(size if count else 0):
             offset = (start + step) % size
             address = subnet.cidr.network_address + offset
-            if subnet.is_usable(address) and address not in used:
+            kept = self._reserved(subnet, address, for_prefix=False)
+            if subnet.is_usable(address) and address not in used and not kept:
                 found.append(address)
             if len(found) == count:
                 self._cursor[subnet.id] = offset + 1
@@ -315,8 +376,12 @@ class Ec2Model:
             if count and subnet.cidr.prefixlen <= PREFIX_LENGTH_V4
             else ()
         )
-        # From the top: single addresses grow from the bottom, so the two meet late. The reserved ends spoil two blocks.
-        for block in reversed(list(blocks)):
+        # Reserved blocks first, then from the top: single addresses grow from the bottom, so the two meet late.
+        reserved = [one.block for one in self.reservations.get(subnet.id, []) if one.kind == "prefix"]
+        from_top = sorted(blocks, reverse=True)
+        for block in sorted(from_top, key=lambda block: not any(block.subnet_of(one) for one in reserved)):
+            if self._reserved(subnet, block[0], for_prefix=True):
+                continue
             if all(subnet.is_usable(address) and address not in used for address in block):
                 found.append(block)
             if len(found) == count:

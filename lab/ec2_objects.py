@@ -40,6 +40,15 @@ class Subnet:
         return address in self.cidr and RESERVED_FIRST <= offset < self.cidr.num_addresses - 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """A block of a subnet kept for prefixes (`prefix`) or for addresses asked by name (`explicit`)."""
+
+    id: str
+    block: IPv4Network
+    kind: str
+
+
 @dataclass(kw_only=True)
 class Attachment:
     """An ENI on an instance; `until` is when "attaching" or "detaching" ends."""

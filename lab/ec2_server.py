@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vpccni.lab import ec2_actions
+from vpccni.lab.ec2_limits import Limits
 from vpccni.lab.ec2_model import Ec2Model
 from vpccni.lab.ec2_objects import Eni, Refused
 
@@ -53,6 +54,7 @@ class Ec2:
         self.calls: deque[dict[str, Any]] = deque(maxlen=CALLS_KEPT)
         self.counts: Counter[str] = Counter()
         self.faults: list[Fault] = []
+        self.limits = Limits()
         self.describe_lag_s = 0.0
         self._on_change = on_change
         self._history: deque[tuple[float, dict[str, Eni]]] = deque(maxlen=HISTORY_KEPT)
@@ -66,6 +68,8 @@ class Ec2:
             time.sleep(fault.latency_ms / 1000)
         error: str | None = None
         try:
+            with self.lock:
+                self.limits.check(action, now=time.monotonic())
             if fault is not None and fault.error:
                 raise Refused(fault.error, fault.message or f"{action} refused by a fault of the lab")
             if handler is None:

@@ -18,18 +18,28 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 
-from vpccni.components.eni_manager.facts import CloudEni, NewEni
+from vpccni.components.eni_manager.facts import TAG_CLUSTER, TAG_INSTANCE, CloudEni, NewEni
 from vpccni.components.eni_manager.hindrance import DENIALS
 from vpccni.components.eni_manager.limits import InstanceLimits, limits_of
+from vpccni.components.eni_manager.subnets import Subnet
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.names import EniId, SubnetId
 
 if TYPE_CHECKING:
     from types_boto3_ec2 import EC2Client
+    from types_boto3_ec2.type_defs import (
+        AssignPrivateIpAddressesRequestTypeDef,
+        CreateNetworkInterfaceRequestTypeDef,
+        DescribeNetworkInterfacesRequestTypeDef,
+        FilterTypeDef,
+    )
 
 CONNECTIONS: Final = 4
 CONNECT_TIMEOUT_S: Final = 3
+PAGE: Final = 1000  # spec ipam.md 2
+FILTER_VALUES_AT_MOST: Final = 200  # what one EC2 filter takes
+VANISHED: Final = frozenset({"terminated", "shutting-down"})
 
 
 class Ec2:
@@ -84,20 +94,24 @@ class Ec2:
 
     def create(self, new: NewEni) -> CloudEni:
         """CreateNetworkInterface with its client token: asking again gives the same ENI."""
+        ask: CreateNetworkInterfaceRequestTypeDef = {
+            "SubnetId": new.subnet_id,
+            "Description": new.description,
+            "Groups": list(new.groups),
+            "ClientToken": new.token,
+            "TagSpecifications": [
+                {
+                    "ResourceType": "network-interface",
+                    "Tags": [{"Key": key, "Value": value} for key, value in new.tags],
+                }
+            ],
+        }
+        if new.by_prefix:
+            ask["Ipv4PrefixCount"] = new.addresses
+        else:
+            ask["SecondaryPrivateIpAddressCount"] = new.addresses
         with _refusals("CreateNetworkInterface", new.subnet_id):
-            reply = self._client.create_network_interface(
-                SubnetId=new.subnet_id,
-                Description=new.description,
-                Groups=list(new.groups),
-                ClientToken=new.token,
-                SecondaryPrivateIpAddressCount=new.addresses,
-                TagSpecifications=[
-                    {
-                        "ResourceType": "network-interface",
-                        "Tags": [{"Key": key, "Value": value} for key, value in new.tags],
-                    }
-                ],
-            )
+            reply = self._client.create_network_interface(**ask)
         return cloud_eni(reply["NetworkInterface"])
 
     def attach(self, eni_id: EniId, instance_id: str, *, device: int, card: int) -> str:
@@ -120,18 +134,85 @@ class Ec2:
                 NetworkInterfaceId=eni_id, Attachment={"AttachmentId": attachment_id, "DeleteOnTermination": True}
             )
 
-    def assign(self, eni_id: EniId, count: int) -> list[str]:
-        """AssignPrivateIpAddresses; return the new addresses."""
+    def assign(self, eni_id: EniId, count: int, *, by_prefix: bool) -> list[str]:
+        """AssignPrivateIpAddresses; return the new addresses, or the new prefixes."""
+        ask: AssignPrivateIpAddressesRequestTypeDef = {"NetworkInterfaceId": eni_id}
+        if by_prefix:
+            ask["Ipv4PrefixCount"] = count
+        else:
+            ask["SecondaryPrivateIpAddressCount"] = count
         with _refusals("AssignPrivateIpAddresses", eni_id):
-            reply = self._client.assign_private_ip_addresses(
-                NetworkInterfaceId=eni_id, SecondaryPrivateIpAddressCount=count
-            )
-        return [item["PrivateIpAddress"] for item in reply.get("AssignedPrivateIpAddresses", [])]
+            reply = self._client.assign_private_ip_addresses(**ask)
+        addresses = [item["PrivateIpAddress"] for item in reply.get("AssignedPrivateIpAddresses", [])]
+        return addresses + [item["Ipv4Prefix"] for item in reply.get("AssignedIpv4Prefixes", [])]
 
-    def unassign(self, eni_id: EniId, addresses: Sequence[str]) -> None:
-        """UnassignPrivateIpAddresses."""
+    def unassign(self, eni_id: EniId, items: Sequence[str]) -> None:
+        """UnassignPrivateIpAddresses of addresses or of prefixes (`a.b.c.d/28`), all of one kind."""
         with _refusals("UnassignPrivateIpAddresses", eni_id):
-            self._client.unassign_private_ip_addresses(NetworkInterfaceId=eni_id, PrivateIpAddresses=list(addresses))
+            if "/" in items[0]:
+                self._client.unassign_private_ip_addresses(NetworkInterfaceId=eni_id, Ipv4Prefixes=list(items))
+            else:
+                self._client.unassign_private_ip_addresses(NetworkInterfaceId=eni_id, PrivateIpAddresses=list(items))
+
+    def subnets(self, vpc_id: str, zone: str) -> list[Subnet]:
+        """DescribeSubnets: every subnet of the VPC in the zone."""
+        filters: Sequence[FilterTypeDef] = [
+            {"Name": "vpc-id", "Values": [vpc_id]},
+            {"Name": "availability-zone", "Values": [zone]},
+        ]
+        with _refusals("DescribeSubnets", f"{vpc_id}, {zone}"):
+            reply = self._client.describe_subnets(Filters=filters)
+        return [
+            Subnet(
+                subnet_id=SubnetId(one["SubnetId"]),
+                cidr=one.get("CidrBlock", ""),
+                free=one.get("AvailableIpAddressCount", 0),
+                tags={tag["Key"]: tag.get("Value", "") for tag in one.get("Tags", [])},
+            )
+            for one in reply["Subnets"]
+        ]
+
+    def set_groups(self, eni_id: EniId, groups: Sequence[str]) -> None:
+        """ModifyNetworkInterfaceAttribute: the ENI's security groups."""
+        with _refusals("ModifyNetworkInterfaceAttribute", eni_id):
+            self._client.modify_network_interface_attribute(NetworkInterfaceId=eni_id, Groups=list(groups))
+
+    def tag(self, eni_id: EniId, tags: Mapping[str, str]) -> None:
+        """CreateTags on one ENI."""
+        with _refusals("CreateTags", eni_id):
+            self._client.create_tags(
+                Resources=[eni_id], Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+            )
+
+    def unattached(self, vpc_id: str, *, instance_id: str = "*", cluster: str = "") -> list[CloudEni]:
+        """DescribeNetworkInterfaces, all pages: ENIs of ours that no instance has (spec ipam.md 13.8)."""
+        filters: list[FilterTypeDef] = [
+            {"Name": f"tag:{TAG_INSTANCE}", "Values": [instance_id]},
+            {"Name": "status", "Values": ["available"]},
+            {"Name": "vpc-id", "Values": [vpc_id]},
+        ]
+        if cluster:
+            filters.append({"Name": f"tag:{TAG_CLUSTER}", "Values": [cluster]})
+        ask: DescribeNetworkInterfacesRequestTypeDef = {"Filters": filters, "MaxResults": PAGE}
+        found: list[CloudEni] = []
+        while True:
+            with _refusals("DescribeNetworkInterfaces", vpc_id):
+                reply = self._client.describe_network_interfaces(**ask)
+            found += [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+            if not (token := reply.get("NextToken")):
+                return found
+            ask["NextToken"] = token
+
+    def living_instances(self, instance_ids: Sequence[str]) -> frozenset[str]:
+        """DescribeInstances: those of the instances that exist and are not terminated. An unknown one is no error."""
+        living: set[str] = set()
+        for start in range(0, len(instance_ids), FILTER_VALUES_AT_MOST):
+            part = list(instance_ids[start : start + FILTER_VALUES_AT_MOST])
+            with _refusals("DescribeInstances", f"{len(part)} instances"):
+                reply = self._client.describe_instances(Filters=[{"Name": "instance-id", "Values": part}])
+            described = [one for reservation in reply["Reservations"] for one in reservation.get("Instances", [])]
+            living |= {one["InstanceId"] for one in described if one["State"]["Name"] not in VANISHED}
+        return frozenset(living)
 
     def detach(self, eni_id: EniId, attachment_id: str) -> None:
         """DetachNetworkInterface, never forced; an attachment that is gone is a success."""

@@ -74,7 +74,10 @@ class CloudEni:
 
 @dataclass(frozen=True, slots=True)
 class NewEni:
-    """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter."""
+    """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter.
+
+    `addresses`: how many items, which are prefixes where `by_prefix` says so.
+    """
 
     token: str
     subnet_id: SubnetId
@@ -82,6 +85,7 @@ class NewEni:
     description: str
     tags: tuple[tuple[str, str], ...]
     addresses: int
+    by_prefix: bool = False
 
 
 def eni_tags(instance_id: str, cluster_name: str, additional: Mapping[str, str], created_at: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Why growing does not go on, and when it is tried again: EC2's refusals sorted by what helps against them.
 
-SUBNET_FULL   no free address (or no free block) in the subnet: 120 s, spec ipam.md 2
+SUBNET_FULL   no free address in the subnet: that subnet pauses 120 s (see `subnets`)
+FRAGMENTED    free addresses, but no free /28 block among them: likewise
 THROTTLED     exponential with jitter, so that a cluster's nodes do not come back together (spec ipam.md W5)
 DENIED        the IAM policy lacks the action: under 10 s, so that a repaired policy takes effect soon (spec ipam.md W28)
 EC2_DOWN      no answer, or an internal error
@@ -16,6 +17,7 @@ from typing import Final
 from vpccni.shared.messages.inventory import Growth
 
 SUBNET_FULL: Final = "SUBNET_FULL"
+FRAGMENTED: Final = "FRAGMENTED"
 THROTTLED: Final = "THROTTLED"
 DENIED: Final = "DENIED"
 EC2_DOWN: Final = "EC2_DOWN"
@@ -24,7 +26,7 @@ EC2_REFUSED: Final = "EC2_REFUSED"
 
 CAUSES: Final = {
     "InsufficientFreeAddressesInSubnet": SUBNET_FULL,
-    "InsufficientCidrBlocks": SUBNET_FULL,
+    "InsufficientCidrBlocks": FRAGMENTED,
     "RequestLimitExceeded": THROTTLED,
     "Throttling": THROTTLED,
     "ThrottlingException": THROTTLED,
@@ -43,6 +45,7 @@ CAUSES: Final = {
     "AttachmentLimitExceeded": ENI_LIMIT,
     "NetworkInterfaceLimitExceeded": ENI_LIMIT,
 }
+FULL: Final = frozenset({SUBNET_FULL, FRAGMENTED})
 DENIALS: Final = frozenset(code for code, cause in CAUSES.items() if cause == DENIED)
 NO_ANSWER: Final = frozenset({"", "InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"})
 """After these nobody knows whether EC2 carried the call out."""
@@ -63,7 +66,6 @@ class Backoff:
 
 
 BACKOFFS: Final = {
-    SUBNET_FULL: Backoff(120.0, 120.0, jitter=0.0),
     THROTTLED: Backoff(1.0, 30.0),
     DENIED: Backoff(4.0, 9.0),
     EC2_DOWN: Backoff(1.0, 9.0),

@@ -16,7 +16,7 @@ from typing import Final
 
 from vpccni.components.eni_manager.facts import TAG_INSTANCE, TAG_NO_MANAGE, CloudEni, InstanceFacts, MetadataEni
 from vpccni.shared.messages.inventory import Eni
-from vpccni.shared.names import EniId
+from vpccni.shared.names import EniId, SubnetId
 
 DOUBT_S: Final = 55.0
 """One reconcile period (60 s), less what a timer may be early or late."""
@@ -26,7 +26,10 @@ GONE: Final = frozenset({"detached", "detaching"})
 
 @dataclass(frozen=True, slots=True)
 class HeldEni:
-    """One ENI in the picture. `doubted_since`: when a look first missed it or one of its addresses, else None."""
+    """One ENI in the picture.
+
+    `doubted_since`: when a look first missed it or one of its items, else None. `excluded`: its subnet is kept from pods.
+    """
 
     cloud: CloudEni
     subnet_cidr: str
@@ -35,6 +38,7 @@ class HeldEni:
     attached_at: float
     doubted_since: float | None = None
     problem: str = ""
+    excluded: bool = False
 
     @property
     def eni_id(self) -> EniId:
@@ -45,9 +49,14 @@ class HeldEni:
         return self.cloud.addresses
 
     @property
+    def all_items(self) -> tuple[str, ...]:
+        """Secondary addresses, and prefixes as `a.b.c.d/28`."""
+        return (*self.cloud.addresses, *self.cloud.prefixes)
+
+    @property
     def items(self) -> int:
         """Slots in use: secondary addresses and prefixes alike (spec ipam.md 8)."""
-        return len(self.cloud.addresses) + len(self.cloud.prefixes)
+        return len(self.all_items)
 
     @property
     def is_trunk(self) -> bool:
@@ -63,9 +72,25 @@ class HeldEni:
         return self.managed and not (self.is_primary or self.is_trunk or self.is_efa)
 
     @property
+    def serves_pods(self) -> bool:
+        """Tell whether new pods may be given what it holds (spec ipam.md 3, table of kinds)."""
+        return self.managed and not self.is_trunk and not self.excluded
+
+    @property
     def may_grow(self) -> bool:
         """Tell whether it may get addresses now."""
-        return self.managed and not self.is_trunk and self.doubted_since is None and not self.problem
+        return self.serves_pods and self.doubted_since is None and not self.problem
+
+    def in_force(self, *, by_prefix: bool) -> tuple[str, ...]:
+        """Return the items of the kind that new pods are given (spec ipam.md 3, "usable")."""
+        return self.cloud.prefixes if by_prefix else self.cloud.addresses
+
+    def with_items(self, items: Iterable[str]) -> HeldEni:
+        """Return it with exactly these addresses and prefixes."""
+        ordered = sorted(items)
+        prefixes = tuple(item for item in ordered if "/" in item)
+        addresses = tuple(item for item in ordered if "/" not in item)
+        return replace(self, cloud=replace(self.cloud, addresses=addresses, prefixes=prefixes))
 
     def message(self) -> Eni:
         """Return it as the message others read."""
@@ -84,6 +109,7 @@ class HeldEni:
             is_trunk=self.is_trunk,
             is_efa=self.is_efa,
             managed=self.managed,
+            excluded=self.excluded,
             confirmed=self.doubted_since is None and not self.problem,
             attached_at=self.attached_at,
         )
@@ -100,30 +126,48 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All ENIs by id. `settling`: our own additions and removals (ENI ids, addresses), believed until the time given."""
+    """All ENIs by id. `settling`: what we changed ourselves (ENI ids, items, groups, tags), believed until the time given."""
 
     enis: Mapping[EniId, HeldEni] = field(default_factory=dict)
     settling: Mapping[str, float] = field(default_factory=dict)
 
     def with_eni(self, eni: HeldEni, *, now: float) -> Picture:
         """Return the picture with a new or changed ENI of ours."""
-        fresh = dict.fromkeys((eni.eni_id, *eni.addresses), now + SETTLE_S)
+        fresh = dict.fromkeys((eni.eni_id, *eni.all_items), now + SETTLE_S)
         return Picture({**self.enis, eni.eni_id: eni}, {**self.settling, **fresh})
 
-    def with_addresses(self, eni_id: EniId, added: Iterable[str], *, now: float) -> Picture:
-        """Return the picture after an assign."""
-        eni = self.enis[eni_id]
-        new = tuple(address for address in added if address not in eni.addresses)
-        held = replace(eni, cloud=replace(eni.cloud, addresses=(*eni.addresses, *new)))
+    def with_items(self, eni_id: EniId, added: Iterable[str], *, now: float) -> Picture:
+        """Return the picture after an assign of addresses or prefixes."""
+        eni, new = self.enis[eni_id], frozenset(added)
         settling = {**self.settling, **dict.fromkeys(new, now + SETTLE_S)}
-        return Picture({**self.enis, eni_id: held}, settling)
+        return Picture({**self.enis, eni_id: eni.with_items({*eni.all_items, *new})}, settling)
 
-    def without_addresses(self, eni_id: EniId, removed: Iterable[str], *, now: float) -> Picture:
-        """Return the picture after an unassign."""
+    def without_items(self, eni_id: EniId, removed: Iterable[str], *, now: float) -> Picture:
+        """Return the picture after an unassign of addresses or prefixes."""
         eni, gone = self.enis[eni_id], frozenset(removed)
-        left = tuple(address for address in eni.addresses if address not in gone)
         settling = {**self.settling, **dict.fromkeys(gone, now + SETTLE_S)}
-        return Picture({**self.enis, eni_id: replace(eni, cloud=replace(eni.cloud, addresses=left))}, settling)
+        return Picture({**self.enis, eni_id: eni.with_items(set(eni.all_items) - gone)}, settling)
+
+    def with_groups(self, eni_id: EniId, groups: tuple[str, ...], *, now: float) -> Picture:
+        """Return the picture after we wrote the security groups of an ENI."""
+        eni = self.enis[eni_id]
+        settling = {**self.settling, _groups_of(eni_id): now + SETTLE_S}
+        return Picture({**self.enis, eni_id: replace(eni, cloud=replace(eni.cloud, groups=groups))}, settling)
+
+    def with_tags(self, eni_id: EniId, tags: Mapping[str, str], *, now: float) -> Picture:
+        """Return the picture after we wrote tags of an ENI."""
+        eni = self.enis[eni_id]
+        settling = {**self.settling, _tags_of(eni_id): now + SETTLE_S}
+        all_tags = {**eni.cloud.tags, **tags}
+        return Picture({**self.enis, eni_id: replace(eni, cloud=replace(eni.cloud, tags=all_tags))}, settling)
+
+    def with_excluded(self, subnets: frozenset[SubnetId]) -> Picture:
+        """Return the picture where exactly the ENIs of these subnets are excluded."""
+        enis = {
+            eni_id: replace(eni, excluded=not eni.excluded) if (eni.cloud.subnet_id in subnets) != eni.excluded else eni
+            for eni_id, eni in self.enis.items()
+        }
+        return Picture(enis, self.settling)
 
     def without_eni(self, eni_id: EniId, *, now: float) -> Picture:
         """Return the picture after a detach that EC2 confirmed."""
@@ -176,18 +220,29 @@ def differs(picture: Picture, listed: Sequence[MetadataEni], *, now: float) -> b
         held = picture.enis.get(eni.eni_id)
         if held is None or eni.problem:
             continue
-        odd = {*eni.addresses[1:], *eni.prefixes} ^ {*held.addresses, *held.cloud.prefixes}
+        odd = {*eni.addresses[1:], *eni.prefixes} ^ set(held.all_items)
         if any(name not in picture.settling or name in settled for name in odd):
             return True
     return any(eni.doubted_since is not None for eni in picture.enis.values())
 
 
 def look(
-    picture: Picture, rules: Rules, listed: Sequence[MetadataEni], described: Sequence[CloudEni], *, now: float
+    picture: Picture,
+    rules: Rules,
+    listed: Sequence[MetadataEni],
+    described: Sequence[CloudEni],
+    *,
+    now: float,
+    subnets: Mapping[SubnetId, str] | None = None,
 ) -> tuple[Picture, list[Finding]]:
-    """Return the picture after a complete look at both, and what was odd. An empty picture takes what EC2 shows."""
+    """Return the picture after a complete look at both, and what was odd. An empty picture takes what EC2 shows.
+
+    `subnets`: CIDRs known otherwise, for ENIs that metadata does not list.
+    """
     by_id = {eni.eni_id: eni for eni in listed}
-    cidrs = {eni.subnet_id: eni.subnet_cidr for eni in listed if eni.subnet_cidr}
+    cidrs = dict(subnets or {}) | {
+        eni.subnet_id: eni.subnet_cidr for eni in listed if eni.subnet_id and eni.subnet_cidr
+    }
     cidrs |= {eni.cloud.subnet_id: eni.subnet_cidr for eni in picture.enis.values() if eni.subnet_cidr}
     settling = {name: until for name, until in picture.settling.items() if until > now}
     findings: list[Finding] = []
@@ -214,24 +269,37 @@ def look(
 def _seen_again(
     known: HeldEni, new: HeldEni, settling: Mapping[str, float], findings: list[Finding], now: float
 ) -> HeldEni:
-    ours, seen = set(known.addresses), set(new.addresses)
-    added = {address for address in seen - ours if address not in settling}
-    missing = {address for address in ours - seen if address not in settling}
-    for address in sorted(added):
-        findings.append(Finding("addressAppeared", f"{known.eni_id} {address}", "EC2 shows it, we did not ask for it"))
+    ours, seen = set(known.all_items), set(new.all_items)
+    added = {item for item in seen - ours if item not in settling}
+    missing = {item for item in ours - seen if item not in settling}
+    for item in sorted(added):
+        findings.append(Finding("addressAppeared", f"{known.eni_id} {item}", "EC2 shows it, we did not ask for it"))
     doubted_since = (known.doubted_since if known.doubted_since is not None else now) if missing else None
     keep = ours | added
     if missing and now - (doubted_since or now) >= DOUBT_S:
         keep -= missing
         doubted_since = None
-        for address in sorted(missing):
-            findings.append(Finding("ipReconcileDel", f"{known.eni_id} {address}", "EC2 no longer shows it"))
+        for item in sorted(missing):
+            findings.append(Finding("ipReconcileDel", f"{known.eni_id} {item}", "EC2 no longer shows it"))
     elif missing:
         findings.append(
             Finding("addressDoubted", f"{known.eni_id} {', '.join(sorted(missing))}", "EC2 does not show it")
         )
-    cloud = replace(new.cloud, addresses=tuple(sorted(keep)))
-    return replace(new, cloud=cloud, attached_at=known.attached_at, doubted_since=doubted_since)
+    cloud = replace(
+        new.cloud,
+        groups=known.cloud.groups if _groups_of(known.eni_id) in settling else new.cloud.groups,
+        tags=known.cloud.tags if _tags_of(known.eni_id) in settling else new.cloud.tags,
+    )
+    seen_again = replace(new, cloud=cloud, attached_at=known.attached_at, doubted_since=doubted_since)
+    return replace(seen_again.with_items(keep), excluded=known.excluded)
+
+
+def _groups_of(eni_id: EniId) -> str:
+    return f"{eni_id} groups"
+
+
+def _tags_of(eni_id: EniId) -> str:
+    return f"{eni_id} tags"
 
 
 def _not_seen(known: HeldEni, settling: Mapping[str, float], findings: list[Finding], now: float) -> HeldEni | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 
 from vpccni.components.eni_manager.cloud import Cloud
-from vpccni.components.eni_manager.facts import CloudEni
+from vpccni.components.eni_manager.facts import CloudEni, NewEni
 from vpccni.components.eni_manager.hindrance import LOOK, NO_ANSWER, THROTTLED, cause_of
 from vpccni.components.eni_manager.journal import ATTACH, CREATE, DELETE, DETACH, OWN, Intent, Journal
 from vpccni.shared.errors import CloudRefused
@@ -46,7 +46,7 @@ class Owner(Protocol):
     def devices_in_use(self, card: int) -> set[int]: ...
     def eni_ready(self, eni: CloudEni) -> None: ...
     def eni_gone(self, eni_id: EniId) -> None: ...
-    def growth_refused(self, error: CloudRefused) -> None: ...
+    def growth_refused(self, error: CloudRefused, new: NewEni | None) -> None: ...
     def under_way_changed(self) -> None: ...
     def journal_refused(self, error: OSError) -> None: ...
 
@@ -202,7 +202,7 @@ class Lifecycle:
         if intent.step == ATTACH and error.error_code in IN_USE and tries <= DEVICE_TRIES:
             self._next(intent, device=self._free_device(intent.card, above=intent.device))
             return True
-        self._owner.growth_refused(error)
+        self._owner.growth_refused(error, intent.new)
         if unknown or (intent.step != CREATE and cause_of(error.error_code) == THROTTLED):
             return True
         if intent.step == CREATE:

@@ -27,6 +27,11 @@ class InstanceLimits:
         return self.addresses_per_eni - 1
 
     @property
+    def prefixes(self) -> bool:
+        """Tell whether the type can have /28 prefixes (spec ipam.md 4)."""
+        return self.hypervisor == "nitro" or self.bare_metal
+
+    @property
     def enis(self) -> int:
         """ENIs of the default card."""
         return dict(self.cards)[self.default_card]

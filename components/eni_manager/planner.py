@@ -2,8 +2,11 @@
 
 Growing: ENIs with room are filled before a new one is made. Of those that can take all that is missing the fullest is chosen, else
 the one with most room: so no plan with fewer calls exists, and the addresses stay together. Shrinking: only what the allocator
-surrendered, one call an ENI. What is already under way (`Busy`) counts as done. The plan is data; planning again after it was
-carried out gives nothing.
+surrendered, one call an ENI and kind. What is already under way (`Busy`) counts as done. The plan is data; planning again after it
+was carried out gives nothing.
+
+What is counted are items: single addresses, or /28 prefixes where those are in force. Items of the other kind occupy slots and
+nothing else (spec ipam.md 8).
 """
 
 from __future__ import annotations
@@ -13,12 +16,12 @@ from dataclasses import dataclass, field
 
 from vpccni.components.eni_manager.inventory import HeldEni, Picture
 from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, CardTarget
-from vpccni.shared.names import EniId
+from vpccni.shared.names import EniId, SubnetId
 
 
 @dataclass(frozen=True, slots=True)
 class AssignTo:
-    """Add `count` secondary addresses to an ENI."""
+    """Add `count` items to an ENI."""
 
     eni_id: EniId
     count: int
@@ -26,7 +29,7 @@ class AssignTo:
 
 @dataclass(frozen=True, slots=True)
 class CreateOn:
-    """Create and attach an ENI with `count` secondary addresses."""
+    """Create and attach an ENI with `count` items."""
 
     card: int
     count: int
@@ -34,21 +37,36 @@ class CreateOn:
 
 @dataclass(frozen=True, slots=True)
 class UnassignFrom:
-    """Take surrendered addresses from an ENI."""
+    """Take surrendered items of one kind from an ENI."""
 
     eni_id: EniId
-    addresses: tuple[str, ...]
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What growing may use. `unit`: addresses in an item, 1 or 16. `closed`: subnets that are full. `may_create`: one is open."""
+
+    slots: int
+    unit: int = 1
+    closed: frozenset[SubnetId] = frozenset()
+    may_create: bool = True
+
+    @property
+    def by_prefix(self) -> bool:
+        return self.unit > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to call. `short`: addresses that the limits do not allow."""
+    """What to call. `short`: addresses that the limits do not allow; `held_back`: addresses that no open subnet can give."""
 
     assign: tuple[AssignTo, ...] = ()
     create: tuple[CreateOn, ...] = ()
     unassign: tuple[UnassignFrom, ...] = ()
     free: tuple[EniId, ...] = ()
     short: int = 0
+    held_back: int = 0
 
     @property
     def grows(self) -> bool:
@@ -57,49 +75,65 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """What is under way. `enis`: changed right now, with the addresses each gains; `creating`: (card, addresses); `freeing`."""
+    """What is under way. `enis`: changed right now, with the items each gains; `creating`: (card, items); `freeing`."""
 
     enis: Mapping[EniId, int] = field(default_factory=dict)
     creating: Sequence[tuple[int, int]] = ()
     freeing: frozenset[EniId] = frozenset()
 
     @property
-    def pending_addresses(self) -> int:
+    def pending_items(self) -> int:
         return sum(self.enis.values()) + sum(count for _, count in self.creating)
 
 
-def plan(wish: CapacityTarget, picture: Picture, cards: Sequence[CardLimit], slots: int, busy: Busy) -> Plan:
+def plan(wish: CapacityTarget, picture: Picture, cards: Sequence[CardLimit], terms: Terms, busy: Busy) -> Plan:
     """Return the calls that lead from `picture` to `wish`. Never above the limits, never anything not surrendered."""
     limits = {limit.card: limit.max_enis for limit in cards}
-    parts = [_plan_card(target, picture, limits.get(target.card, 0), slots, busy) for target in wish.cards]
+    parts = [_plan_card(target, picture, limits.get(target.card, 0), terms, busy) for target in wish.cards]
     return Plan(
         assign=tuple(step for part in parts for step in part.assign),
         create=tuple(step for part in parts for step in part.create),
         unassign=tuple(step for part in parts for step in part.unassign),
         free=tuple(step for part in parts for step in part.free),
         short=sum(part.short for part in parts),
+        held_back=sum(part.held_back for part in parts),
     )
 
 
-def _plan_card(target: CardTarget, picture: Picture, max_enis: int, slots: int, busy: Busy) -> Plan:
+def _plan_card(target: CardTarget, picture: Picture, max_enis: int, terms: Terms, busy: Busy) -> Plan:
     enis = [eni for eni in picture.enis.values() if eni.managed and eni.cloud.card == target.card]
     leaving = frozenset(EniId(name) for name in target.surrendered_enis) | busy.freeing
-    surrendered = frozenset(address for _, address in target.surrendered_addresses)
+    surrendered = frozenset(item for _, item in target.surrendered_addresses)
     creating = [count for card, count in busy.creating if card == target.card]
-    gaining = {eni.eni_id: busy.enis.get(eni.eni_id, 0) for eni in enis}
-    have = sum(creating) + sum(gaining.values()) + _kept_addresses(enis, leaving, surrendered)
-    rooms = {
-        eni.eni_id: slots - eni.items
+    gaining = sum(busy.enis.get(eni.eni_id, 0) for eni in enis)
+    have = sum(creating) + gaining + _kept_items(enis, leaving, surrendered, terms)
+    wanted = -(-target.total_addresses // terms.unit)
+    growable = [eni for eni in enis if eni.may_grow and eni.eni_id not in leaving and eni.items < terms.slots]
+    idle = [eni for eni in growable if eni.eni_id not in busy.enis]
+    rooms = {eni.eni_id: terms.slots - eni.items for eni in idle if eni.cloud.subnet_id not in terms.closed}
+    behind = sum(terms.slots - eni.items for eni in idle if eni.cloud.subnet_id in terms.closed)
+    assign, missing = _fill(rooms, max(wanted - have, 0))
+    free_enis = max(max_enis - len(enis) - len(creating), 0)
+    create, missing = _create(target.card, free_enis if terms.may_create else 0, terms.slots, missing)
+    behind += 0 if terms.may_create else free_enis * terms.slots
+    held_back = min(missing, behind)
+    return Plan(
+        assign,
+        create,
+        _unassign(target, enis, leaving, busy),
+        _free(target, enis, busy),
+        short=(missing - held_back) * terms.unit,
+        held_back=held_back * terms.unit,
+    )
+
+
+def _kept_items(enis: Sequence[HeldEni], leaving: frozenset[EniId], surrendered: frozenset[str], terms: Terms) -> int:
+    """Count what pods may use: nothing of a trunk, an excluded ENI, or the kind that is not in force."""
+    return sum(
+        len(set(eni.in_force(by_prefix=terms.by_prefix)) - surrendered)
         for eni in enis
-        if eni.may_grow and eni.eni_id not in leaving and eni.eni_id not in busy.enis and eni.items < slots
-    }
-    assign, missing = _fill(rooms, max(target.total_addresses - have, 0))
-    create, short = _create(target.card, max_enis - len(enis) - len(creating), slots, missing)
-    return Plan(assign, create, _unassign(target, enis, leaving, busy), _free(target, enis, busy), short)
-
-
-def _kept_addresses(enis: Sequence[HeldEni], leaving: frozenset[EniId], surrendered: frozenset[str]) -> int:
-    return sum(len(set(eni.addresses) - surrendered) for eni in enis if eni.eni_id not in leaving)
+        if eni.eni_id not in leaving and eni.serves_pods
+    )
 
 
 def _fill(rooms: dict[EniId, int], missing: int) -> tuple[tuple[AssignTo, ...], int]:
@@ -129,12 +163,15 @@ def _create(card: int, room: int, slots: int, missing: int) -> tuple[tuple[Creat
 def _unassign(
     target: CardTarget, enis: Sequence[HeldEni], leaving: frozenset[EniId], busy: Busy
 ) -> tuple[UnassignFrom, ...]:
+    """Return a step for each ENI that gives something up; where it gives both kinds, the addresses first."""
     steps = []
     for eni in sorted(enis, key=lambda one: one.eni_id):
-        given_up = {address for eni_id, address in target.surrendered_addresses if eni_id == eni.eni_id}
-        gone = tuple(sorted(given_up & set(eni.addresses)))
-        if gone and eni.eni_id not in leaving and eni.eni_id not in busy.enis:
-            steps.append(UnassignFrom(eni.eni_id, gone))
+        if eni.eni_id in leaving or eni.eni_id in busy.enis:
+            continue
+        given_up = {item for eni_id, item in target.surrendered_addresses if eni_id == eni.eni_id}
+        gone = [sorted(given_up & set(kind)) for kind in (eni.addresses, eni.cloud.prefixes)]
+        if items := gone[0] or gone[1]:
+            steps.append(UnassignFrom(eni.eni_id, tuple(items)))
     return tuple(steps)
 
 

@@ -1,94 +1,115 @@
 """The loop: the allocator's wish and the clock in, EC2 calls and the `Inventory` out.
 
-`Manager` holds the picture and is the only one to change it. Every change ends in `_turn`: publish if something is new, plan, start
-what the plan says and is not under way. Growth starts with the wish, not with a timer. Nothing is published before the first look
-at both metadata and EC2 is complete; until then the process says why it waits.
+`Manager` turns the wish into calls. Every change of what is known ends in `_turn`: plan, start what the plan says and is not under
+way, publish if something is new. Growth starts with the wish, not with a timer. Nothing is published before the first look at both
+metadata and EC2 is complete; until then the process says why it waits.
 """
 
 from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from vpccni.components.eni_manager.cloud import Cloud
-from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, MetadataEni, NewEni, eni_tags
-from vpccni.components.eni_manager.hindrance import ENI_LIMIT, LOOK, NO_ANSWER, Hindrance, after_failure, cause_of
+from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, NewEni, eni_tags
+from vpccni.components.eni_manager.hindrance import (
+    FRAGMENTED,
+    FULL,
+    LOOK,
+    NO_ANSWER,
+    SUBNET_FULL,
+    Hindrance,
+    after_failure,
+    cause_of,
+)
 from vpccni.components.eni_manager.imds import Imds
-from vpccni.components.eni_manager.inventory import Picture, Rules, differs, held_eni, look
+from vpccni.components.eni_manager.inventory import held_eni
 from vpccni.components.eni_manager.journal import CREATE, DETACH, Intent, Journal
 from vpccni.components.eni_manager.lifecycle import Lifecycle
-from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
-from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, UnassignFrom, plan
+from vpccni.components.eni_manager.limits import InstanceLimits
+from vpccni.components.eni_manager.looking import Looking
+from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
+from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, Terms, UnassignFrom, plan
+from vpccni.components.eni_manager.state import State
+from vpccni.components.eni_manager.subnets import FULL_S, Subnets
 from vpccni.shared.errors import CloudRefused
-from vpccni.shared.loop import Future
-from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, Growth, Inventory
-from vpccni.shared.names import EniId
+from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, Inventory
+from vpccni.shared.names import EniId, SubnetId
 from vpccni.shared.process import Process
+from vpccni.shared.settings import TRUE
 
 if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
 
-T = TypeVar("T")
+Tell = Callable[[str, str], None]
+"""Hears a reason (one word of docs/errors.md) and a sentence for the operator."""
 
-RECONCILE_S: Final = 60.0  # spec ipam.md 2
-VPC_REFRESH_S: Final = 30.0  # spec ipam.md 2: VPC CIDRs and security groups
 CREATE_AT_ONCE: Final = 3
 FREE_AT_ONCE: Final = 2
+TOLD_EVERY_S: Final = 3600.0
+"""A subnet without room is told again after this long (spec ipam.md W32)."""
 CARD: Final = 0
 """The one card that is managed until ENABLE_MULTI_NIC is supported."""
+FRAGMENTED_ADVICE: Final = (
+    "Reserve a block for prefixes (create-subnet-cidr-reservation, type prefix) or give pods another subnet; "
+    "VPCCNI_PREFIX_FALLBACK=true goes on with single addresses"
+)
 
 
 class Manager:
     """See the module. Made when the first look succeeded."""
 
     def __init__(
-        self, process: Process, imds: Imds, cloud: Cloud, ec2: Ec2, instance: InstanceFacts, limits: InstanceLimits
+        self,
+        process: Process,
+        imds: Imds,
+        cloud: Cloud,
+        ec2: Ec2,
+        instance: InstanceFacts,
+        limits: InstanceLimits,
+        *,
+        tell: Tell,
     ) -> None:
-        self._process, self._imds, self._cloud, self._ec2 = process, imds, cloud, ec2
-        self._instance, self._limits = instance, limits
-        self._rules = Rules(instance, process.settings.manage_untagged_eni)
-        self._life = Lifecycle(
-            process.loop,
-            cloud,
-            ec2,
-            Journal(process.run_dir / "eni_manager.journal"),
-            instance_id=instance.instance_id,
-            owner=self,
+        settings = process.settings
+        self._process, self._cloud, self._ec2, self._tell = process, cloud, ec2, tell
+        self._state = State(
+            instance,
+            limits,
+            Subnets(instance.subnet_id, settings.cluster_name, settings.subnet_discovery),
+            by_prefix=settings.prefix_delegation and limits.prefixes,
         )
-        self._picture = Picture()
+        self._fallback = process.raw.get("VPCCNI_PREFIX_FALLBACK", "") in TRUE
+        journal = Journal(process.run_dir / "eni_manager.journal")
+        self._life = Lifecycle(process.loop, cloud, ec2, journal, instance_id=instance.instance_id, owner=self)
+        self._looking = Looking(process, imds, cloud, ec2, self._state, self._life, changed=self._turn)
         self._wish: CapacityTarget | None = None
+        self._plan = Plan()
         self._changing: dict[EniId, int] = {}
         self._growth, self._shrink = Hindrance(), Hindrance()
-        self._short = 0
-        self._vpc_cidrs: list[str] = []
-        self._groups: list[str] = []
+        self._told: dict[tuple[str, str], float] = {}
         self._published: Inventory | None = None
-        self._looking: Future[None] | None = None
 
     async def start(self) -> None:
         """Take the first look and go on with what a crash left; raise `CloudRefused` when it cannot be had."""
-        await self._refresh_vpc()
-        listed = await self._read(self._imds.enis)
+        if self._process.settings.prefix_delegation and not self._state.by_prefix:
+            self._process.log.warning(
+                "prefixes are not possible on this type",
+                type=self._state.instance.instance_type,
+                why="ENABLE_PREFIX_DELEGATION needs a nitro or bare metal type; single addresses are used",
+            )
         try:
             self._life.load()
         except ValueError as error:
             self._process.log.error(
                 "journal kept aside", error=error, remedy="ENIs it named are left to the leak sweep"
             )
-        await self._look(listed)
+        await self._looking.first()
         self._life.resume()
-        self._every(RECONCILE_S, self._reconcile, "reconcile")
-        self._every(VPC_REFRESH_S, self._refresh_or_count, "vpc")
+        self._looking.begin()
         self._process.serving()
-
-    def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        def start() -> None:
-            self._process.loop.spawn(work(), name=name)
-
-        self._process.loop.every(seconds, start, name=name)
 
     def wish(self, wish: CapacityTarget) -> None:
         """Take the allocator's present wish; it replaces the one before."""
@@ -100,35 +121,28 @@ class Manager:
     # -- what the lifecycle tells
 
     def devices_in_use(self, card: int) -> set[int]:
-        return {eni.cloud.device_number for eni in self._picture.enis.values() if eni.cloud.card == card}
+        return {eni.cloud.device_number for eni in self._state.picture.enis.values() if eni.cloud.card == card}
 
     def eni_ready(self, eni: CloudEni) -> None:
-        now = self._process.loop.clock()
-        subnet_cidr = next(
-            (one.subnet_cidr for one in self._picture.enis.values() if one.cloud.subnet_id == eni.subnet_id), ""
-        )
-        held = held_eni(self._rules, eni, None, subnet_cidr=subnet_cidr, now=now)
-        self._picture = self._picture.with_eni(held, now=now)
+        state, now = self._state, self._process.loop.clock()
+        known = {one.cloud.subnet_id: one.subnet_cidr for one in state.picture.enis.values()}
+        cidr = {**known, **state.subnets.cidrs()}.get(eni.subnet_id, "")
+        state.subnets = state.subnets.with_success(eni.subnet_id)
+        state.show(state.picture.with_eni(held_eni(self._looking.rules, eni, None, subnet_cidr=cidr, now=now), now=now))
         self._growth = Hindrance()
         self._process.log.info("eni attached", eni=eni.eni_id, device=eni.device_number, count=len(eni.addresses))
         self._publish()
 
     def eni_gone(self, eni_id: EniId) -> None:
-        if eni_id in self._picture.enis:
-            self._picture = self._picture.without_eni(eni_id, now=self._process.loop.clock())
+        state = self._state
+        if eni_id in state.picture.enis:
+            state.show(state.picture.without_eni(eni_id, now=self._process.loop.clock()))
             self._process.log.info("eni detached", eni=eni_id)
             self._turn()
 
-    def growth_refused(self, error: CloudRefused) -> None:
-        full = cause_of(error.error_code) == "SUBNET_FULL"
-        fn = (
-            "increaseIPPoolAllocIPAddressesFailed"
-            if full or error.api.startswith("Assign")
-            else "increaseIPPoolAllocENI"
-        )
-        self._process.count("awscni_ipamd_error_count", 1, fn=fn)
-        self._growth = self._after(self._growth, error)
-        self._publish()
+    def growth_refused(self, error: CloudRefused, new: NewEni | None) -> None:
+        if new is not None:
+            self._refused(error, new.subnet_id, new.addresses + 1)
 
     def under_way_changed(self) -> None:
         self._turn()
@@ -140,27 +154,36 @@ class Manager:
     # -- plan and apply
 
     def _turn(self) -> None:
-        if self._wish is None:
-            self._publish()
-            return
-        now = self._process.loop.clock()
-        todo = plan(self._wish, self._picture, self._cards(), self._limits.slots, self._busy())
-        self._short = todo.short
-        if not todo.grows and not todo.short and not self._busy().pending_addresses:
-            self._growth = Hindrance()
-        if not self._shrink.blocks(now):
-            self._start_shrinking(todo)
-        if not self._growth.blocks(now):
-            self._start_growing(todo)
+        if self._wish is not None:
+            now = self._process.loop.clock()
+            self._plan = todo = plan(self._wish, self._state.picture, self._cards(), self._terms(now), self._busy())
+            if not todo.grows and not todo.short and not todo.held_back and not self._busy().pending_items:
+                self._growth = Hindrance()
+            if not self._shrink.blocks(now):
+                self._start_shrinking(todo)
+            if not self._growth.blocks(now):
+                self._start_growing(todo, now)
         self._publish()
 
-    def _start_growing(self, todo: Plan) -> None:
+    def _terms(self, now: float) -> Terms:
+        subnets = self._state.subnets
+        closed = subnets.closed(now=now)
+        may_create = any(subnet_id not in closed for subnet_id in subnets.candidates())
+        return Terms(self._state.limits.slots, self._state.unit, closed, may_create)
+
+    def _start_growing(self, todo: Plan, now: float) -> None:
+        state = self._state
         for step in todo.assign:
-            self._changing[step.eni_id] = step.count
-            self._process.loop.spawn(self._assign(step), name="assign")
+            subnet_id = state.picture.enis[step.eni_id].cloud.subnet_id
+            if subnet_id in state.subnets.closed(now=now):
+                continue  # the step before it tries the subnet
+            count = state.subnets.ask_at_most(subnet_id, step.count)
+            state.subnets = state.subnets.with_try(subnet_id, now=now)
+            self._changing[step.eni_id] = count
+            self._process.loop.spawn(self._assign(AssignTo(step.eni_id, count), subnet_id), name="assign")
         room = CREATE_AT_ONCE - len(self._life.growing())
         for new in todo.create[: max(room, 0)]:
-            self._life.begin(self._create_intent(new))
+            self._create(new, now)
 
     def _start_shrinking(self, todo: Plan) -> None:
         for step in todo.unassign:
@@ -168,53 +191,59 @@ class Manager:
             self._process.loop.spawn(self._unassign(step), name="unassign")
         room = FREE_AT_ONCE - len(self._life.freeing())
         for eni_id in todo.free[: max(room, 0)]:
-            self._life.begin(Intent(token=uuid.uuid4().hex, step=DETACH, card=CARD, eni_id=eni_id))
+            card = self._state.picture.enis[eni_id].cloud.card
+            self._life.begin(Intent(token=uuid.uuid4().hex, step=DETACH, card=card, eni_id=eni_id))
 
-    def _create_intent(self, new: CreateOn) -> Intent:
-        token = uuid.uuid4().hex
-        settings = self._process.settings
+    def _create(self, new: CreateOn, now: float) -> None:
+        """Begin an ENI in the first subnet that is open; its own address is one of those asked for."""
+        subnets = self._state.subnets
+        for subnet_id in subnets.candidates():
+            count = subnets.ask_at_most(subnet_id, new.count + 1) - 1
+            if subnet_id not in subnets.closed(now=now) and count > 0:
+                self._state.subnets = subnets.with_try(subnet_id, now=now)
+                self._life.begin(self._create_intent(new.card, subnet_id, count))
+                return
+
+    def _create_intent(self, card: int, subnet_id: SubnetId, count: int) -> Intent:
+        token, settings, state = uuid.uuid4().hex, self._process.settings, self._state
         created_at = datetime.now().astimezone().isoformat(timespec="seconds")
-        tags = eni_tags(self._instance.instance_id, settings.cluster_name, settings.additional_eni_tags, created_at)
-        return Intent(
+        instance_id = state.instance.instance_id
+        tags = eni_tags(instance_id, settings.cluster_name, settings.additional_eni_tags, created_at)
+        new = NewEni(
             token=token,
-            step=CREATE,
-            card=new.card,
-            new=NewEni(
-                token=token,
-                subnet_id=self._instance.subnet_id,
-                groups=tuple(self._groups),
-                description=f"aws-K8S-{self._instance.instance_id}",
-                tags=tuple(sorted(tags.items())),
-                addresses=new.count,
-            ),
+            subnet_id=subnet_id,
+            groups=state.groups,
+            description=f"aws-K8S-{instance_id}",
+            tags=tuple(sorted(tags.items())),
+            addresses=count,
+            by_prefix=state.by_prefix,
         )
+        return Intent(token=token, step=CREATE, card=card, new=new)
 
-    async def _assign(self, step: AssignTo) -> None:
-        look_again = False
+    async def _assign(self, step: AssignTo, subnet_id: SubnetId) -> None:
+        look_again, state, by_prefix = False, self._state, self._state.by_prefix
         try:
             added = await self._cloud.call(
-                "AssignPrivateIpAddresses", lambda: self._ec2.assign(step.eni_id, step.count)
+                "AssignPrivateIpAddresses", lambda: self._ec2.assign(step.eni_id, step.count, by_prefix=by_prefix)
             )
-            if step.eni_id in self._picture.enis:
-                self._picture = self._picture.with_addresses(step.eni_id, added, now=self._process.loop.clock())
+            if step.eni_id in state.picture.enis:
+                state.show(state.picture.with_items(step.eni_id, added, now=self._process.loop.clock()))
+            state.subnets = state.subnets.with_success(subnet_id)
             self._growth = Hindrance()
             self._process.log.info("addresses assigned", eni=step.eni_id, count=len(added))
         except CloudRefused as error:
-            self.growth_refused(error)
+            self._refused(error, subnet_id, step.count)
             look_again = cause_of(error.error_code) in ("EC2_DOWN", "EC2_REFUSED")
         await self._done_changing(step.eni_id, look_again=look_again)
 
     async def _unassign(self, step: UnassignFrom) -> None:
-        look_again = False
+        look_again, state = False, self._state
         try:
-            await self._cloud.call(
-                "UnassignPrivateIpAddresses", lambda: self._ec2.unassign(step.eni_id, step.addresses)
-            )
-            if step.eni_id in self._picture.enis:
-                now = self._process.loop.clock()
-                self._picture = self._picture.without_addresses(step.eni_id, step.addresses, now=now)
+            await self._cloud.call("UnassignPrivateIpAddresses", lambda: self._ec2.unassign(step.eni_id, step.items))
+            if step.eni_id in state.picture.enis:
+                state.show(state.picture.without_items(step.eni_id, step.items, now=self._process.loop.clock()))
             self._shrink = Hindrance()
-            self._process.log.info("addresses unassigned", eni=step.eni_id, count=len(step.addresses))
+            self._process.log.info("addresses unassigned", eni=step.eni_id, count=len(step.items))
         except CloudRefused as error:
             self._process.count("awscni_ipamd_error_count", 1, fn="decreaseIPPool")
             self._shrink = self._after(self._shrink, error)
@@ -224,9 +253,50 @@ class Manager:
     async def _done_changing(self, eni_id: EniId, *, look_again: bool) -> None:
         """Free the ENI for the next step; where EC2's answer left doubt, only after a look."""
         if look_again:
-            await self._look_or_count(None)
+            await self._looking.look_or_say()
         self._changing.pop(eni_id, None)
         self._turn()
+
+    # -- refusals
+
+    def _refused(self, error: CloudRefused, subnet_id: SubnetId, asked: int) -> None:
+        cause, now = cause_of(error.error_code), self._process.loop.clock()
+        by_address = cause in FULL or error.api.startswith("Assign")
+        fn = "increaseIPPoolAllocIPAddressesFailed" if by_address else "increaseIPPoolAllocENI"
+        self._process.count("awscni_ipamd_error_count", 1, fn=fn)
+        if cause in FULL:
+            self._no_room(cause, error, subnet_id, asked)
+        else:
+            self._state.subnets = self._state.subnets.with_untried(subnet_id, now=now)
+            self._growth = self._after(self._growth, error)
+        self._publish()
+
+    def _no_room(self, cause: str, error: CloudRefused, subnet_id: SubnetId, asked: int) -> None:
+        state, now = self._state, self._process.loop.clock()
+        state.subnets = state.subnets.with_refusal(subnet_id, cause, now=now)
+        self._process.count("vpccni_subnet_refusals", 1, subnet=subnet_id, cause=cause)
+        self._process.loop.call_later(FULL_S + 0.01, self._turn)
+        advice = (
+            FRAGMENTED_ADVICE if cause == FRAGMENTED else "Other subnets are tried; add one, or lower the warm targets"
+        )
+        self._tell_seldom(cause, subnet_id, f"EC2 finds no room in {subnet_id} ({error.why}). {advice}")
+        if cause == SUBNET_FULL and not state.by_prefix:
+            self._process.loop.spawn(self._ask_for_the_rest(subnet_id, asked), name="rest")
+        elif self._fallback and state.by_prefix and not self._terms(now).may_create:
+            state.by_prefix = False
+            self._tell("PrefixFallback", "All subnets are fragmented: single addresses are used until the next start")
+
+    async def _ask_for_the_rest(self, subnet_id: SubnetId, asked: int) -> None:
+        await self._looking.read_subnets()
+        state = self._state
+        state.subnets = state.subnets.with_rest(subnet_id, asked, now=self._process.loop.clock())
+        self._turn()
+
+    def _tell_seldom(self, reason: str, on: str, sentence: str) -> None:
+        now = self._process.loop.clock()
+        if now >= self._told.get((reason, on), 0.0):
+            self._told[(reason, on)] = now + TOLD_EVERY_S
+            self._tell(reason, sentence)
 
     def _after(self, before: Hindrance, error: CloudRefused) -> Hindrance:
         now = self._process.loop.clock()
@@ -236,101 +306,33 @@ class Manager:
         return after
 
     def _busy(self) -> Busy:
-        hidden = [one for one in self._life.intents.values() if one.eni_id not in self._picture.enis]
-        creating = [(one.card, one.new.addresses if one.new and not one.frees else 0) for one in hidden]
+        state = self._state
+        hidden = [one for one in self._life.intents.values() if one.eni_id not in state.picture.enis]
+        creating = [(one.card, self._items_of(one)) for one in hidden]
         return Busy(dict(self._changing), creating, self._life.freeing())
 
-    # -- looks
-
-    async def _reconcile(self) -> None:
-        try:
-            listed = await self._read(self._imds.enis)
-        except CloudRefused as error:
-            self._process.count("awscni_ipamd_error_count", 1, fn="reconcileFailedGetENIs")
-            self._process.degraded("metadata", str(error))
-            return
-        self._process.healthy("metadata")
-        self._process.count("awscni_reconcile_count", 1, fn="nodeIPPoolReconcile")
-        if differs(self._picture, listed, now=self._process.loop.clock()):
-            await self._look_or_count(listed)
-            self._turn()
-
-    async def _look_or_count(self, listed: list[MetadataEni] | None) -> None:
-        try:
-            await self._look(listed)
-        except CloudRefused as error:
-            self._process.degraded("look", f"The inventory may be old. {error}")
-
-    async def _look(self, listed: list[MetadataEni] | None) -> None:
-        """Ask EC2 (and metadata, unless `listed`) and take over what they show. One look follows the other."""
-        while self._looking is not None:
-            await self._looking
-        self._looking = running = Future[None]()
-        try:
-            if listed is None:
-                listed = await self._read(self._imds.enis)
-            described = await self._cloud.call(
-                "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(self._instance.instance_id)
-            )
-        finally:
-            self._looking = None
-            running.set(None)
-        hidden = self._life.hidden()
-        settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in self._picture.enis]
-        self._picture, findings = look(self._picture, self._rules, listed, settled, now=self._process.loop.clock())
-        for finding in findings:
-            self._process.count("awscni_ipamd_error_count", 1, fn=finding.kind)
-            self._process.log.warning("inventory differs", kind=finding.kind, on=finding.on, why=finding.why)
-        self._process.healthy("look")
-        self._turn()
-
-    async def _refresh_vpc(self) -> None:
-        mac = self._instance.primary_mac
-        self._vpc_cidrs = await self._read(lambda: self._imds.vpc_cidrs(mac))
-        self._groups = await self._read(lambda: self._imds.security_groups(mac))
-
-    async def _refresh_or_count(self) -> None:
-        try:
-            await self._refresh_vpc()
-        except CloudRefused as error:
-            self._process.degraded("metadata", str(error))
-            return
-        self._process.healthy("metadata")
-        self._publish()
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        return await self._process.loop.in_thread(work)
+    def _items_of(self, intent: Intent) -> int:
+        new = intent.new
+        return new.addresses if new and not intent.frees and new.by_prefix == self._state.by_prefix else 0
 
     # -- publishing
 
     def _cards(self) -> list[CardLimit]:
-        unmanaged = sum(1 for eni in self._picture.enis.values() if not eni.managed and eni.cloud.card == CARD)
-        return [CardLimit(CARD, max(eni_limit(self._limits, self._process.settings.max_eni) - unmanaged, 0))]
-
-    def _growth_message(self) -> Growth:
-        if not self._growth.cause and self._short:
-            detail = f"{self._short} addresses more than {self._instance.instance_type} allows are wished"
-            return Growth(ENI_LIMIT, detail, 0.0)
-        return self._growth.growth()
+        return card_limits(self._state.picture, self._state.limits, self._process.settings.max_eni, (CARD,))
 
     def _publish(self) -> None:
-        instance = self._instance
-        if not self._picture.enis:
+        state, now = self._state, self._process.loop.clock()
+        if not state.picture.enis:
             return
-        inventory = Inventory(
-            instance_id=instance.instance_id,
-            instance_type=instance.instance_type,
-            region=instance.region,
-            availability_zone=instance.availability_zone,
-            primary_address=instance.primary_address,
-            primary_mac=instance.primary_mac,
-            vpc_cidrs=self._vpc_cidrs,
+        inventory = inventory_of(
+            state.instance,
+            state.limits,
+            state.picture,
             cards=self._cards(),
-            slots=self._limits.slots,
-            max_pods=self._limits.max_pods,
-            enis=[eni.message() for _, eni in sorted(self._picture.enis.items())],
-            growth=self._growth_message(),
-            pending_addresses=self._busy().pending_addresses,
+            vpc_cidrs=state.vpc_cidrs,
+            growth=growth_of(self._growth, self._plan, state.subnets, state.instance.instance_type, now=now),
+            pending_addresses=self._busy().pending_items * state.unit,
+            by_prefix=state.by_prefix,
         )
         if inventory != self._published:
             self._published = inventory

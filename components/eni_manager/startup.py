@@ -63,7 +63,7 @@ class Service:
             self._ec2 = connected
         ec2 = self._ec2
         limits = await self._limits(ec2, instance.instance_type)
-        manager = Manager(self._process, self._imds, self._cloud, ec2, instance, limits)
+        manager = Manager(self._process, self._imds, self._cloud, ec2, instance, limits, tell=self._tell)
         await manager.start()
         return manager
 
@@ -89,6 +89,10 @@ class Service:
 
     def _imds_failed(self, api: str) -> None:
         self._process.count("awscni_aws_api_error_count", 1, api=api, error="")
+
+    def _tell(self, reason: str, sentence: str) -> None:
+        self._process.count("vpccni_reports", 1, reason=reason)
+        self._process.log.warning("report", reason=reason, detail=sentence)
 
     def _denied(self, api: str, sentence: str) -> None:
         self._process.count("vpccni_reports", 1, reason="MissingIAMPermissions")

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.components.eni_manager.hindrance import BACKOFFS, CAUSES, Hindrance, after_failure, cause_of
+from vpccni.components.eni_manager.hindrance import BACKOFFS, CAUSES, FULL, Hindrance, after_failure, cause_of
 
 
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("InsufficientFreeAddressesInSubnet", "SUBNET_FULL"), ("RequestLimitExceeded", "THROTTLED"), ("", "EC2_DOWN"),
+        ("InsufficientFreeAddressesInSubnet", "SUBNET_FULL"), ("InsufficientCidrBlocks", "FRAGMENTED"), ("RequestLimitExceeded", "THROTTLED"), ("", "EC2_DOWN"),
         ("UnauthorizedOperation", "DENIED"), ("AttachmentLimitExceeded", "ENI_LIMIT"), ("SomethingNew", "EC2_REFUSED"),
     ],
 )  # fmt: skip
@@ -20,7 +20,11 @@ def test_a_code_has_a_cause(code: str, cause: str) -> None:
     assert cause_of(code) == cause
 
 
-@given(st.sampled_from(sorted(set(CAUSES.values()))), st.integers(1, 100), st.floats(0, 1, exclude_max=True))
+def test_every_cause_that_is_no_full_subnet_has_a_pause() -> None:
+    assert set(CAUSES.values()) - FULL <= set(BACKOFFS)
+
+
+@given(st.sampled_from(sorted(BACKOFFS)), st.integers(1, 100), st.floats(0, 1, exclude_max=True))
 def test_pauses_stay_between_their_bounds(cause: str, tries: int, random: float) -> None:
     backoff = BACKOFFS[cause]
     pause = backoff.pause_s(tries, random)

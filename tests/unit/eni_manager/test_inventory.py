@@ -75,8 +75,8 @@ def test_an_address_that_ec2_misses_makes_its_eni_doubted_and_goes_a_period_late
 
 
 def test_what_we_changed_a_moment_ago_is_believed_against_a_lagging_read() -> None:
-    before = first(cloud(0, "10.0.0.9")).with_addresses(EniId("eni-0"), ["10.0.0.10"], now=100.0)
-    before = before.without_addresses(EniId("eni-0"), ["10.0.0.9"], now=100.0)
+    before = first(cloud(0, "10.0.0.9")).with_items(EniId("eni-0"), ["10.0.0.10"], now=100.0)
+    before = before.without_items(EniId("eni-0"), ["10.0.0.9"], now=100.0)
     stale = [metadata(0, "10.0.0.9")]
     assert not differs(before, stale, now=101.0)
     after, findings = look(before, RULES, stale, [cloud(0, "10.0.0.9")], now=101.0)

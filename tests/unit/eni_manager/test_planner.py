@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vpccni.components.eni_manager.facts import CloudEni
 from vpccni.components.eni_manager.inventory import HeldEni, Picture
-from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, UnassignFrom, plan
+from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, Terms, UnassignFrom, plan
 from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, CardTarget
 from vpccni.shared.names import EniId, SubnetId
 
@@ -41,7 +41,7 @@ def wish(
 
 
 def planned(wanted: CapacityTarget, seen: Picture, *, enis: int = 3, busy: Busy | None = None) -> Plan:
-    return plan(wanted, seen, [CardLimit(0, enis)], SLOTS, busy or Busy())
+    return plan(wanted, seen, [CardLimit(0, enis)], Terms(SLOTS), busy or Busy())
 
 
 def test_the_fullest_eni_that_has_room_enough_is_filled() -> None:
@@ -93,13 +93,13 @@ def apply(todo: Plan, seen: Picture) -> Picture:
     numbers = itertools.count(50)
     for step in todo.assign:
         number = next(numbers)
-        seen = seen.with_addresses(step.eni_id, [f"10.1.{number}.{host}" for host in range(step.count)], now=0.0)
+        seen = seen.with_items(step.eni_id, [f"10.1.{number}.{host}" for host in range(step.count)], now=0.0)
     for new in todo.create:
         number = next(numbers)
         made = eni(number, new.count)
         seen = seen.with_eni(replace(made, is_primary=False), now=0.0)
     for taken in todo.unassign:
-        seen = seen.without_addresses(taken.eni_id, taken.addresses, now=0.0)
+        seen = seen.without_items(taken.eni_id, taken.items, now=0.0)
     for eni_id in todo.free:
         seen = seen.without_eni(eni_id, now=0.0)
     return seen

@@ -1,0 +1,171 @@
+"""Reading EC2 and metadata on time: what is there, what may be used. Nothing here changes anything at EC2.
+
+Metadata is read every minute and makes EC2 be asked when it shows something else. EC2 itself is asked every LOOK_S: tags (`no_manage`)
+and subnet tags are seen nowhere else, and both must be noticed within two minutes (spec ipam.md W14, W30). The pauses are uneven so
+that the nodes of a cluster do not ask together. A read that fails is said and changes nothing (spec ipam.md W1).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from vpccni.components.eni_manager.cloud import Cloud
+from vpccni.components.eni_manager.facts import MetadataEni
+from vpccni.components.eni_manager.imds import Imds
+from vpccni.components.eni_manager.inventory import Rules, differs, look
+from vpccni.components.eni_manager.lifecycle import Lifecycle
+from vpccni.components.eni_manager.state import State
+from vpccni.shared.errors import CloudRefused
+from vpccni.shared.loop import Future
+from vpccni.shared.process import Process
+
+if TYPE_CHECKING:
+    from vpccni.components.eni_manager.ec2 import Ec2
+
+T = TypeVar("T")
+
+RECONCILE_S: Final = 60.0  # spec ipam.md 2
+VPC_REFRESH_S: Final = 30.0  # spec ipam.md 2: VPC CIDRs and security groups
+LOOK_S: Final = 95.0
+UNEVEN: Final = 0.1
+SUBNETS_AT_START_S: Final = 2.0
+"""How long the first inventory waits for the subnets; later ones correct it."""
+
+
+class Looking:
+    """See the module. `changed()` is called after each read that may have changed the state."""
+
+    def __init__(
+        self,
+        process: Process,
+        imds: Imds,
+        cloud: Cloud,
+        ec2: Ec2,
+        state: State,
+        life: Lifecycle,
+        *,
+        changed: Callable[[], None],
+    ) -> None:
+        self._process, self._imds, self._cloud, self._ec2 = process, imds, cloud, ec2
+        self._state, self._life, self._changed = state, life, changed
+        self._rules = Rules(state.instance, process.settings.manage_untagged_eni)
+        self._running: Future[None] | None = None
+
+    @property
+    def rules(self) -> Rules:
+        return self._rules
+
+    async def first(self) -> None:
+        """Read everything once; raise `CloudRefused` when metadata or EC2's list of ENIs cannot be had."""
+        subnets = self._process.loop.spawn(self.read_subnets(), name="subnets")
+        await self._read_vpc()
+        listed = await self._read(self._imds.enis)
+        await self._at_most(subnets, SUBNETS_AT_START_S)
+        await self.look(listed)
+
+    def begin(self) -> None:
+        """Go on reading, each on its own time."""
+        self._every(RECONCILE_S, self._reconcile, "reconcile")
+        self._every(VPC_REFRESH_S, self._refresh_vpc, "vpc")
+        self._every(LOOK_S, self.look_or_say, "look")
+        self._every(LOOK_S, self.read_subnets, "subnets")
+
+    async def look_or_say(self) -> None:
+        """Take a look; where it fails the inventory is said to be old."""
+        await self._look_or_say(None)
+
+    async def look(self, listed: list[MetadataEni] | None = None) -> None:
+        """Ask EC2 (and metadata, unless `listed`) and take over what they show. One look follows the other."""
+        while self._running is not None:
+            await self._running
+        self._running = running = Future[None]()
+        instance_id = self._state.instance.instance_id
+        try:
+            if listed is None:
+                listed = await self._read(self._imds.enis)
+            described = await self._cloud.call(
+                "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(instance_id)
+            )
+        finally:
+            self._running = None
+            running.set(None)
+        state, hidden = self._state, self._life.hidden()
+        settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in state.picture.enis]
+        now = self._process.loop.clock()
+        picture, findings = look(state.picture, self._rules, listed, settled, now=now, subnets=state.subnets.cidrs())
+        state.show(picture)
+        for finding in findings:
+            self._process.count("awscni_ipamd_error_count", 1, fn=finding.kind)
+            self._process.log.warning("inventory differs", kind=finding.kind, on=finding.on, why=finding.why)
+        self._process.healthy("look")
+        self._changed()
+
+    async def read_subnets(self) -> None:
+        """Read the subnets of the VPC and zone; where it fails what was read before stays in force."""
+        state = self._state
+        vpc_id, zone = state.instance.vpc_id, state.instance.availability_zone
+        try:
+            seen = await self._cloud.call("DescribeSubnets", lambda: self._ec2.subnets(vpc_id, zone))
+        except CloudRefused as error:
+            self._process.degraded("subnets", f"Subnets and their tags are those last read. {error}")
+            return
+        self._process.healthy("subnets")
+        state.subnets = state.subnets.with_seen(seen)
+        state.show(state.picture)
+        self._changed()
+
+    async def _reconcile(self) -> None:
+        try:
+            listed = await self._read(self._imds.enis)
+        except CloudRefused as error:
+            self._process.count("awscni_ipamd_error_count", 1, fn="reconcileFailedGetENIs")
+            self._process.degraded("metadata", str(error))
+            return
+        self._process.healthy("metadata")
+        self._process.count("awscni_reconcile_count", 1, fn="nodeIPPoolReconcile")
+        if differs(self._state.picture, listed, now=self._process.loop.clock()):
+            await self._look_or_say(listed)
+
+    async def _look_or_say(self, listed: list[MetadataEni] | None) -> None:
+        try:
+            await self.look(listed)
+        except CloudRefused as error:
+            self._process.degraded("look", f"The inventory may be old. {error}")
+
+    async def _refresh_vpc(self) -> None:
+        try:
+            await self._read_vpc()
+        except CloudRefused as error:
+            self._process.degraded("metadata", str(error))
+            return
+        self._process.healthy("metadata")
+        self._changed()
+
+    async def _read_vpc(self) -> None:
+        mac = self._state.instance.primary_mac
+        self._state.vpc_cidrs = await self._read(lambda: self._imds.vpc_cidrs(mac))
+        self._state.groups = tuple(await self._read(lambda: self._imds.security_groups(mac)))
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await self._process.loop.in_thread(work)
+
+    async def _at_most(self, waited: Future[None], seconds: float) -> None:
+        either: Future[None] = Future()
+        waited.when_done(lambda: either.set(None))
+        timer = self._process.loop.call_later(seconds, lambda: either.set(None))
+        await either
+        timer.cancel()
+
+    def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        loop = self._process.loop
+
+        def again() -> None:
+            pause = seconds * (1 + UNEVEN * random.uniform(-1, 1))
+            loop.call_later(pause, start)
+
+        def start() -> None:
+            loop.spawn(work(), name=name).when_done(again)
+
+        again()

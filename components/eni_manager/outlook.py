@@ -1,0 +1,73 @@
+"""What others are told: the `Inventory`, and in it why growing does not go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from vpccni.components.eni_manager.facts import InstanceFacts
+from vpccni.components.eni_manager.hindrance import ENI_LIMIT, Hindrance
+from vpccni.components.eni_manager.inventory import Picture
+from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
+from vpccni.components.eni_manager.planner import Plan
+from vpccni.components.eni_manager.subnets import Subnets
+from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
+
+NO_SUBNET: Final = "NO_SUBNET"
+NO_SUBNET_ADVICE: Final = (
+    "no subnet may be used for pods: see the tags kubernetes.io/role/cni and cni.networking.k8s.aws/cluster/..."
+)
+
+
+def growth_of(hindrance: Hindrance, plan: Plan, subnets: Subnets, instance_type: str, *, now: float) -> Growth:
+    """Return what keeps the pool from growing; the obstacle that ends first is told first."""
+    if hindrance.cause:
+        return hindrance.growth()
+    if plan.held_back and not subnets.candidates():
+        return Growth(NO_SUBNET, NO_SUBNET_ADVICE, 0.0)
+    full = subnets.obstacle(now=now) if plan.held_back else None
+    if full is not None:
+        names = ", ".join(sorted(subnets.closed(now=now)))
+        return Growth(
+            full.cause, f"{plan.held_back} addresses more are wished; EC2 finds no room in {names}", full.until
+        )
+    if plan.short:
+        return Growth(ENI_LIMIT, f"{plan.short} addresses more than {instance_type} allows are wished", 0.0)
+    return Growth()
+
+
+def card_limits(picture: Picture, limits: InstanceLimits, max_eni: int, cards: Sequence[int]) -> list[CardLimit]:
+    """Return how many ENIs of ours each card may have; counted anew each time (spec ipam.md W29)."""
+    most = eni_limit(limits, max_eni)
+    strange = [eni.cloud.card for eni in picture.enis.values() if not eni.managed]
+    return [CardLimit(card, max(most - strange.count(card), 0)) for card in cards]
+
+
+def inventory_of(
+    instance: InstanceFacts,
+    limits: InstanceLimits,
+    picture: Picture,
+    *,
+    cards: list[CardLimit],
+    vpc_cidrs: list[str],
+    growth: Growth,
+    pending_addresses: int,
+    by_prefix: bool,
+) -> Inventory:
+    """Return the whole picture as the message."""
+    return Inventory(
+        instance_id=instance.instance_id,
+        instance_type=instance.instance_type,
+        region=instance.region,
+        availability_zone=instance.availability_zone,
+        primary_address=instance.primary_address,
+        primary_mac=instance.primary_mac,
+        vpc_cidrs=vpc_cidrs,
+        cards=cards,
+        slots=limits.slots,
+        max_pods=limits.max_pods,
+        enis=[eni.message() for _, eni in sorted(picture.enis.items())],
+        growth=growth,
+        pending_addresses=pending_addresses,
+        by_prefix=by_prefix,
+    )
