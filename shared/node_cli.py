@@ -101,7 +101,9 @@ def _trace(run_dir: Path, trace_id: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpccni", description="Also: `vpccni lab --help`, `vpccni node-start`.")
+    parser = argparse.ArgumentParser(
+        prog="vpccni", description="Also: `vpccni lab --help`, `vpccni settings`, `vpccni node-start`."
+    )
     parser.add_argument("--run-dir", type=Path, default=Path(os.environ.get("VPCCNI_RUN_DIR", RUN_DIR_DEFAULT)))
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="what each process of this node says of itself")

@@ -12,6 +12,7 @@ MAX_PODS: Final = "MAX_PODS"
 ENI_LIMIT: Final = "ENI_LIMIT"
 COOLDOWN: Final = "COOLDOWN"
 GROWING: Final = "GROWING"
+MINIMUM_ONLY: Final = "MINIMUM_ONLY"
 
 RETRY_SOON_MS: Final = 100
 RETRY_LATER_MS: Final = 500
@@ -20,9 +21,18 @@ WORTH_WAITING_S: Final = 15.0
 
 
 def explain(
-    inventory: Inventory | None, census: Census | None, *, can_grow: bool, cools_in_s: float | None, now: float
+    inventory: Inventory | None,
+    census: Census | None,
+    *,
+    can_grow: bool,
+    cools_in_s: float | None,
+    now: float,
+    held_down: bool = False,
 ) -> tuple[str, str, int]:
-    """Return cause, detail and retry_after_ms (0: not expected within this ADD)."""
+    """Return cause, detail and retry_after_ms (0: not expected within this ADD).
+
+    `held_down`: there is room, but MINIMUM_IP_TARGET without WARM_IP_TARGET keeps the pool from growing (spec ipam.md W23).
+    """
     if inventory is None or census is None:
         return STARTING, "the ENIs of this node are not known yet", RETRY_SOON_MS
     numbers = (
@@ -47,4 +57,6 @@ def explain(
             f"the next address is free in {cools_in_s:.0f} s; {numbers}",
             RETRY_LATER_MS if cools_in_s < WORTH_WAITING_S else 0,
         )
+    if held_down:
+        return MINIMUM_ONLY, f"MINIMUM_IP_TARGET without WARM_IP_TARGET never grows beyond it; {numbers}", 0
     return ENI_LIMIT, numbers, 0

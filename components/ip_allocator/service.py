@@ -166,6 +166,7 @@ class AllocatorService:
             can_grow=grows,
             cools_in_s=min(waits) if waits and census.cooling else None,
             now=now,
+            held_down=warm_pool.stops_at_minimum(targets) and bool(shape.gaps),
         )
 
     # -- copies of the peers' facts

@@ -15,6 +15,7 @@ from vpccni.shared.errors import BusError, CniFailure, KernelRefused
 from vpccni.shared.loop import Future
 from vpccni.shared.messages.allocation import Assign, Assigned, AssignedInterface, NoCapacity, Release
 from vpccni.shared.messages.base import Message
+from vpccni.shared.messages.inventory import Report
 from vpccni.shared.messages.policy import Attach, PolicyInterface
 from vpccni.shared.process import Process
 
@@ -22,6 +23,8 @@ MARGIN_S: Final = 0.5
 """What is kept of a deadline for undoing and answering."""
 ASK_AGAIN_AT_LEAST_S: Final = 0.02
 RELEASE_WITHIN_S: Final = 2.0
+REPORT_WITHIN_S: Final = 2.0
+REASON_NO_ADDRESS: Final = "NoPodAddress"
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Adding:
                     (last.cause, last.detail) if last else ("INTERNAL", "the allocator's answer makes no sense")
                 )
                 self.process.count("vpccni_add_failures", cause=cause)
+                self.process.loop.spawn(self._report(request, f"{cause}: {detail}"), name="report")
                 raise CniFailure(
                     ADD_FAILED,
                     cni_code=CODE_TRY_AGAIN,
@@ -72,6 +76,16 @@ class Adding:
                     remedy=f"See docs/errors.md#{cause.lower()}",
                 )
             await self.process.loop.sleep(wait)
+
+    async def _report(self, request: CniRequest, note: str) -> None:
+        """Let the pod's owner see why it has no address. Lost when the manager is away: the error stands in the runtime's log too."""
+        report = Report(
+            reason=REASON_NO_ADDRESS, note=note, pod_namespace=request.pod.namespace, pod_name=request.pod.name
+        )
+        try:
+            await self.process.client(names.ENI_MANAGER).call(report, timeout_s=REPORT_WITHIN_S)
+        except BusError as error:
+            self.process.log.debug("report not taken", error=error)
 
     async def _ask_allocator(self, ask: Assign, *, deadline: float, trace: str) -> Message:
         left = deadline - self.process.loop.clock()

@@ -4,6 +4,7 @@ vpccni lab up|down|status|pod|exec|kill|...     a VPC on this machine
 vpccni status [--json]                          what each process of this node says of itself
 vpccni log-level PROCESS LEVEL [--for 10m]      change a level at run time
 vpccni trace ID                                 what all processes remember of one trace
+vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start                               prepare the node once, before the processes
 vpccni NAME                                     run one component (eni_manager, ip_allocator, ...)
 """
@@ -15,7 +16,11 @@ import sys
 
 from vpccni.shared import names
 
-ELSEWHERE = {"lab": "vpccni.lab.cli", "node-start": "vpccni.cni.node_start"}
+ELSEWHERE = {
+    "lab": "vpccni.lab.cli",
+    "node-start": "vpccni.cni.node_start",
+    "settings": "vpccni.shared.settings_cli",
+}
 """Commands whose module has its own `main(argv)`; imported only when asked for, so that each starts fast."""
 
 
