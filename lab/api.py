@@ -207,7 +207,7 @@ class Lab:
     def kube(self, method: str, path: str, body: Any = None, *, expect: tuple[int, ...] = (200, 201)) -> Any:
         """Ask the Kubernetes API; a PATCH is a merge patch. Raises LabError for a status that is not expected."""
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        status, reply = ask(self.state / "kube.sock", method, path, body, kind)
+        status, reply = self._ask("kube", "kube.sock", method, path, body, kind)
         if status not in expect:
             raise LabError(f"Kubernetes API: {method} {path}: {status} {reply}")
         return reply
@@ -273,10 +273,19 @@ class Lab:
         self._admin("clear")
 
     def _admin(self, verb: str, body: Mapping[str, Any] | None = None) -> Any:
-        status, reply = ask(self.state / "admin.sock", "POST", f"/{verb}", dict(body or {}))
+        status, reply = self._ask("cloud", "admin.sock", "POST", f"/{verb}", dict(body or {}))
         if status != 200:
             raise LabError(f"the lab's cloud refused {verb}: {reply}")
         return reply
+
+    def _ask(self, server: str, socket: str, *request: Any) -> tuple[int, Any]:
+        try:
+            return ask(self.state / socket, *request)
+        except (ConnectionError, FileNotFoundError) as error:
+            raise LabError(
+                f"lab {self.name}: its {server} no longer runs ({error}); it ends in {self.state / server}.log; its state is gone: "
+                f"vpccni lab down --name {self.name}, then up"
+            ) from error
 
     # ------------------------------------------------------------------ places
 
