@@ -67,6 +67,11 @@ class CloudEni:
     device_number: int = 0
     delete_on_termination: bool = False
 
+    @property
+    def instance_tag(self) -> str:
+        """The instance that made it, attached or not."""
+        return self.tags.get(TAG_INSTANCE, "")
+
     def is_attached_to(self, instance_id: str) -> bool:
         """Tell whether the attachment to this instance is complete."""
         return self.instance_id == instance_id and self.attachment_status == "attached"

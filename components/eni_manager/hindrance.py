@@ -2,7 +2,7 @@
 
 SUBNET_FULL   no free address in the subnet: that subnet pauses 120 s (see `subnets`)
 FRAGMENTED    free addresses, but no free /28 block among them: likewise
-THROTTLED     exponential with jitter, so that a cluster's nodes do not come back together (spec ipam.md W5)
+THROTTLED     until the action is open again: see `manners`
 DENIED        the IAM policy lacks the action: under 10 s, so that a repaired policy takes effect soon (spec ipam.md W28)
 EC2_DOWN      no answer, or an internal error
 ENI_LIMIT     EC2 counts more ENIs on this instance than we do
@@ -66,7 +66,7 @@ class Backoff:
 
 
 BACKOFFS: Final = {
-    THROTTLED: Backoff(1.0, 30.0),
+    THROTTLED: Backoff(1.0, 30.0, jitter=0.0),
     DENIED: Backoff(4.0, 9.0),
     EC2_DOWN: Backoff(1.0, 9.0),
     ENI_LIMIT: Backoff(30.0, 60.0),

@@ -51,12 +51,17 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.lost = False
 
     def load(self) -> list[Intent]:
-        """Return the intents; a file that cannot be read is kept aside as `.bad` and ValueError says why."""
+        """Return the intents; a file that cannot be read is kept aside as `.bad` and ValueError says why.
+
+        `lost` is true afterwards where there was no file to tell what was under way.
+        """
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:
+            self.lost = True
             return []
         try:
             found = msgspec.json.decode(raw, type=_File)
@@ -65,6 +70,7 @@ class Journal:
         except (msgspec.MsgspecError, ValueError) as error:
             aside = self._path.with_suffix(".bad")
             self._path.rename(aside)
+            self.lost = True
             raise ValueError(f"{self._path.name} cannot be read ({error}); it is kept as {aside.name}") from error
         return found.intents
 

@@ -75,6 +75,18 @@ class Lifecycle:
             self._unsure.add(intent.token)
             self._loop.spawn(self._drive(intent.token), name=f"eni {intent.step}")
 
+    @property
+    def journal_lost(self) -> bool:
+        """Tell whether `load` found no journal: ENIs may be under way that nobody knows."""
+        return self._journal.lost
+
+    def journal_is_complete(self) -> None:
+        """Have a journal on disk, empty if need be: from now on it tells everything."""
+        try:
+            self._journal.save(list(self.intents.values()))
+        except OSError as error:
+            self._owner.journal_refused(error)
+
     def growing(self) -> list[Intent]:
         """Return the intents that end with one more ENI."""
         return [intent for intent in self.intents.values() if not intent.frees]
@@ -99,7 +111,8 @@ class Lifecycle:
                 tries += 1
                 self._unsure.add(token)
                 if self._refused(self.intents[token], error, tries):
-                    await self._loop.sleep(LOOK.pause_s(tries, random.random()))
+                    throttled = cause_of(error.error_code) == THROTTLED  # then the call itself waits for its turn
+                    await self._loop.sleep(POLL_FIRST_S if throttled else LOOK.pause_s(tries, random.random()))
             except OSError as error:  # the journal: every step can be repeated
                 tries += 1
                 self._unsure.add(token)
@@ -198,6 +211,7 @@ class Lifecycle:
         """Decide how to go on after a refusal; return whether to wait before the next try."""
         unknown = error.error_code in NO_ANSWER
         if intent.frees:
+            self._count_left_over(intent, error)
             return True
         if intent.step == ATTACH and error.error_code in IN_USE and tries <= DEVICE_TRIES:
             self._next(intent, device=self._free_device(intent.card, above=intent.device))
@@ -210,6 +224,14 @@ class Lifecycle:
         else:
             self._next(intent, step=DETACH)
         return False
+
+    def _count_left_over(self, intent: Intent, error: CloudRefused) -> None:
+        if error.api == "DeleteNetworkInterface":
+            self._cloud.left_over("AllocENIDeleteErr" if intent.new is not None else "FreeENIDeleteErr", error)
+        elif error.api == "DescribeNetworkInterfaces" and intent.step == DETACH:
+            self._cloud.left_over("getENIAttachmentIDFailed", error)
+        elif intent.new is not None:
+            self._cloud.left_over("ENICleanupUponModifyNetworkErr", error)
 
     def _free_device(self, card: int, *, above: int = -1) -> int:
         taken = self._owner.devices_in_use(card) | {one.device for one in self.intents.values() if one.card == card}

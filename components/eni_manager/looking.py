@@ -59,24 +59,27 @@ class Looking:
 
     async def first(self) -> None:
         """Read everything once; raise `CloudRefused` when metadata or EC2's list of ENIs cannot be had."""
-        subnets = self._process.loop.spawn(self.read_subnets(), name="subnets")
+        subnets = self._subnets_or_too_late()
         await self._read_vpc()
         listed = await self._read(self._imds.enis)
-        await self._at_most(subnets, SUBNETS_AT_START_S)
+        await subnets
         await self.look(listed)
 
     def begin(self) -> None:
         """Go on reading, each on its own time."""
         self._every(RECONCILE_S, self._reconcile, "reconcile")
         self._every(VPC_REFRESH_S, self._refresh_vpc, "vpc")
-        self._every(LOOK_S, self.look_or_say, "look")
+        self._every(LOOK_S, lambda: self.look_or_say(routine=True), "look")
         self._every(LOOK_S, self.read_subnets, "subnets")
 
-    async def look_or_say(self) -> None:
-        """Take a look; where it fails the inventory is said to be old."""
-        await self._look_or_say(None)
+    async def look_or_say(self, listed: list[MetadataEni] | None = None, *, routine: bool = False) -> None:
+        """Take a look; where it fails the inventory is said to be old. `routine`: nobody waits for it."""
+        try:
+            await self.look(listed, routine=routine)
+        except CloudRefused as error:
+            self._process.degraded("look", f"The inventory may be old. {error}")
 
-    async def look(self, listed: list[MetadataEni] | None = None) -> None:
+    async def look(self, listed: list[MetadataEni] | None = None, *, routine: bool = False) -> None:
         """Ask EC2 (and metadata, unless `listed`) and take over what they show. One look follows the other."""
         while self._running is not None:
             await self._running
@@ -86,7 +89,7 @@ class Looking:
             if listed is None:
                 listed = await self._read(self._imds.enis)
             described = await self._cloud.call(
-                "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(instance_id)
+                "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(instance_id), routine=routine
             )
         finally:
             self._running = None
@@ -107,7 +110,7 @@ class Looking:
         state = self._state
         vpc_id, zone = state.instance.vpc_id, state.instance.availability_zone
         try:
-            seen = await self._cloud.call("DescribeSubnets", lambda: self._ec2.subnets(vpc_id, zone))
+            seen = await self._cloud.call("DescribeSubnets", lambda: self._ec2.subnets(vpc_id, zone), routine=True)
         except CloudRefused as error:
             self._process.degraded("subnets", f"Subnets and their tags are those last read. {error}")
             return
@@ -126,13 +129,7 @@ class Looking:
         self._process.healthy("metadata")
         self._process.count("awscni_reconcile_count", 1, fn="nodeIPPoolReconcile")
         if differs(self._state.picture, listed, now=self._process.loop.clock()):
-            await self._look_or_say(listed)
-
-    async def _look_or_say(self, listed: list[MetadataEni] | None) -> None:
-        try:
-            await self.look(listed)
-        except CloudRefused as error:
-            self._process.degraded("look", f"The inventory may be old. {error}")
+            await self.look_or_say(listed, routine=True)
 
     async def _refresh_vpc(self) -> None:
         try:
@@ -151,21 +148,33 @@ class Looking:
     async def _read(self, work: Callable[[], T]) -> T:
         return await self._process.loop.in_thread(work)
 
-    async def _at_most(self, waited: Future[None], seconds: float) -> None:
-        either: Future[None] = Future()
-        waited.when_done(lambda: either.set(None))
-        timer = self._process.loop.call_later(seconds, lambda: either.set(None))
-        await either
-        timer.cancel()
+    def _subnets_or_too_late(self) -> Future[None]:
+        """Begin to read the subnets; the future is done when they are read, or when waiting for them has to end."""
+        done: Future[None] = Future()
+
+        async def read() -> None:
+            try:
+                await self.read_subnets()
+            finally:
+                done.set(None)
+
+        self._process.loop.spawn(read(), name="subnets")
+        self._process.loop.call_later(SUBNETS_AT_START_S, lambda: done.set(None))
+        return done
 
     def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         loop = self._process.loop
 
-        def again() -> None:
-            pause = seconds * (1 + UNEVEN * random.uniform(-1, 1))
-            loop.call_later(pause, start)
+        async def once() -> None:
+            try:
+                await work()
+            finally:
+                again()
 
         def start() -> None:
-            loop.spawn(work(), name=name).when_done(again)
+            loop.spawn(once(), name=name)
+
+        def again() -> None:
+            loop.call_later(seconds * (1 + UNEVEN * random.uniform(-1, 1)), start)
 
         again()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from vpccni.components.eni_manager.hindrance import (
     LOOK,
     NO_ANSWER,
     SUBNET_FULL,
+    THROTTLED,
     Hindrance,
     after_failure,
     cause_of,
@@ -35,6 +37,7 @@ from vpccni.components.eni_manager.outlook import card_limits, growth_of, invent
 from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, Terms, UnassignFrom, plan
 from vpccni.components.eni_manager.state import State
 from vpccni.components.eni_manager.subnets import FULL_S, Subnets
+from vpccni.components.eni_manager.upkeep import CountNodes, Upkeep
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, Inventory
 from vpccni.shared.names import EniId, SubnetId
@@ -72,6 +75,7 @@ class Manager:
         limits: InstanceLimits,
         *,
         tell: Tell,
+        nodes: CountNodes,
     ) -> None:
         settings = process.settings
         self._process, self._cloud, self._ec2, self._tell = process, cloud, ec2, tell
@@ -85,6 +89,7 @@ class Manager:
         journal = Journal(process.run_dir / "eni_manager.journal")
         self._life = Lifecycle(process.loop, cloud, ec2, journal, instance_id=instance.instance_id, owner=self)
         self._looking = Looking(process, imds, cloud, ec2, self._state, self._life, changed=self._turn)
+        self._upkeep = Upkeep(process, cloud, ec2, self._state, self._life, nodes=nodes)
         self._wish: CapacityTarget | None = None
         self._plan = Plan()
         self._changing: dict[EniId, int] = {}
@@ -97,7 +102,7 @@ class Manager:
         if self._process.settings.prefix_delegation and not self._state.by_prefix:
             self._process.log.warning(
                 "prefixes are not possible on this type",
-                type=self._state.instance.instance_type,
+                kind=self._state.instance.instance_type,
                 why="ENABLE_PREFIX_DELEGATION needs a nitro or bare metal type; single addresses are used",
             )
         try:
@@ -109,6 +114,7 @@ class Manager:
         await self._looking.first()
         self._life.resume()
         self._looking.begin()
+        self._upkeep.begin(journal_lost=self._life.journal_lost)
         self._process.serving()
 
     def wish(self, wish: CapacityTarget) -> None:
@@ -163,6 +169,7 @@ class Manager:
                 self._start_shrinking(todo)
             if not self._growth.blocks(now):
                 self._start_growing(todo, now)
+        self._upkeep.turn()
         self._publish()
 
     def _terms(self, now: float) -> Terms:
@@ -301,6 +308,8 @@ class Manager:
     def _after(self, before: Hindrance, error: CloudRefused) -> Hindrance:
         now = self._process.loop.clock()
         after = after_failure(before, cause_of(error.error_code), str(error), now=now, random=random.random())
+        if after.cause == THROTTLED:
+            after = replace(after, until=max(self._cloud.open_at(error.api), now))
         if after.until != before.until:
             self._process.loop.call_later(after.until - now + 0.01, self._turn)
         return after

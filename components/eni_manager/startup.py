@@ -63,7 +63,9 @@ class Service:
             self._ec2 = connected
         ec2 = self._ec2
         limits = await self._limits(ec2, instance.instance_type)
-        manager = Manager(self._process, self._imds, self._cloud, ec2, instance, limits, tell=self._tell)
+        manager = Manager(
+            self._process, self._imds, self._cloud, ec2, instance, limits, tell=self._tell, nodes=lambda: None
+        )
         await manager.start()
         return manager
 
