@@ -262,11 +262,12 @@ class Lab:
         """Return what misbehaves on demand now."""
         return dict(self._admin("faults"))
 
-    def imds_fault(self, node: str, *, stale_s: float = 0.0, statuses: Mapping[str, int] | None = None,
-                   missing_enis: Sequence[str] = (), latency_ms: int = 0) -> None:  # fmt: skip
-        """Make a node's metadata old, refuse paths by prefix (`{"meta-data/mac": 500}`), hide ENIs, or be slow."""
-        self._admin("imds-fault", {"node": node, "stale_s": stale_s, "statuses": dict(statuses or {}),
-                                   "missing_enis": list(missing_enis), "latency_ms": latency_ms})  # fmt: skip
+    def imds_fault(self, node: str, *, stale_s: float | None = None, statuses: Mapping[str, int] | None = None,
+                   missing_enis: Sequence[str] = (), latency_ms: int | None = None) -> None:  # fmt: skip
+        """Make a node's metadata old, refuse paths by prefix (`{"meta-data/mac": 500}`), hide ENIs, or be slow; None leaves as is."""
+        values = {"node": node, "stale_s": stale_s, "statuses": dict(statuses or {}), "missing_enis": list(missing_enis),
+                  "latency_ms": latency_ms}  # fmt: skip
+        self._admin("imds-fault", {key: value for key, value in values.items() if value is not None})
 
     def ec2_clear(self) -> None:
         """End all EC2 and metadata faults."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from vpccni.lab import cli_cloud
 from vpccni.lab.api import Lab, LabError
 from vpccni.lab.node import Executor
 from vpccni.lab.runtime import CniError
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     kill.add_argument("process")
     kill.add_argument("--signal", default="KILL")
     _pod_parser(verbs, common)
-    _cloud_parsers(verbs, common)
+    cli_cloud.add_parsers(verbs, common)
     return top
 
 
@@ -73,30 +74,6 @@ def _pod_parser(verbs: Any, common: argparse.ArgumentParser) -> None:
     for one in (add, delete):
         one.add_argument("--namespace", default="default")
     pod.add_parser("list", parents=[common]).add_argument("--json", action="store_true")
-
-
-def _cloud_parsers(verbs: Any, common: argparse.ArgumentParser) -> None:
-    ec2 = verbs.add_parser("ec2", help="what EC2 was asked and what it knows").add_subparsers(
-        dest="ec2_verb", required=True
-    )
-    for name in ("calls", "counts", "picture"):
-        ec2.add_parser(name, parents=[common])
-    fault = verbs.add_parser("fault", help="make EC2 or metadata misbehave").add_subparsers(
-        dest="fault_verb", required=True
-    )
-    one = fault.add_parser("ec2", parents=[common])
-    one.add_argument("action", help='an EC2 action, or "*"')
-    one.add_argument("--error", help="an AWS error code")
-    one.add_argument("--times", type=int)
-    one.add_argument("--latency-ms", type=int, default=0)
-    one.add_argument("--lost-reply", action="store_true")
-    imds = fault.add_parser("imds", parents=[common])
-    imds.add_argument("node")
-    imds.add_argument("--stale", type=float, default=0.0, metavar="SECONDS")
-    imds.add_argument("--path", default="")
-    imds.add_argument("--status", type=int, default=500)
-    fault.add_parser("lag", parents=[common], help="let describe calls lag").add_argument("seconds", type=float)
-    fault.add_parser("clear", parents=[common])
 
 
 def _place(lab: Lab, where: str) -> Executor:
@@ -159,24 +136,6 @@ def _pod(lab: Lab, args: argparse.Namespace) -> int:
     return 0
 
 
-def _ec2(lab: Lab, verb: str) -> int:
-    questions = {"calls": lab.ec2_calls, "counts": lab.ec2_counts, "picture": lab.ec2_picture}
-    say(json.dumps(questions[verb](), indent=2))
-    return 0
-
-
-def _fault(lab: Lab, args: argparse.Namespace) -> int:
-    if args.fault_verb == "ec2":
-        lab.ec2_fault(args.action, args.error, args.times, args.latency_ms, lost_reply=args.lost_reply)
-    elif args.fault_verb == "imds":
-        lab.imds_fault(args.node, stale_s=args.stale, statuses={args.path: args.status} if args.path else {})
-    elif args.fault_verb == "lag":
-        lab.ec2_settings(describe_lag_s=args.seconds)
-    else:
-        lab.ec2_clear()
-    return 0
-
-
 def _run(args: argparse.Namespace) -> int:
     if args.verb == "up":
         return _up(args)
@@ -199,9 +158,9 @@ def _run(args: argparse.Namespace) -> int:
         case "pod":
             return _pod(lab, args)
         case "ec2":
-            return _ec2(lab, args.ec2_verb)
+            return cli_cloud.show(lab, args, say)
         case _:
-            return _fault(lab, args)
+            return cli_cloud.misbehave(lab, args, say)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vpccni.lab import ec2_server, imds, internet, vpc_plan
-from vpccni.lab.ec2_actions import eni_document, plain
+from vpccni.lab.ec2_actions import HANDLERS, eni_document, plain
 from vpccni.lab.ec2_model import Ec2Model
 from vpccni.lab.ec2_objects import Instance
 from vpccni.lab.fabric import Fabric, Wire, configure_primary
@@ -107,7 +107,7 @@ class Cloud:
                 case "picture":
                     return [_picture_row(self, eni.id) for eni in self.model.enis.values()]
                 case "fault":
-                    self.ec2.faults.append(ec2_server.Fault(**ask))
+                    self._fault(ask)
                 case "clear":
                     self._clear()
                 case "faults":
@@ -127,6 +127,11 @@ class Cloud:
                 case _:
                     raise LookupError(f"no such question: {verb}")
         return {}
+
+    def _fault(self, ask: Mapping[str, Any]) -> None:
+        if ask["action"] not in HANDLERS and ask["action"] != "*":
+            raise LookupError(f"no EC2 action {ask['action']} in the lab; there are {', '.join(sorted(HANDLERS))}")
+        self.ec2.faults.append(ec2_server.Fault(**ask))
 
     def _clear(self) -> None:
         self.ec2.faults.clear()
@@ -177,6 +182,8 @@ class Cloud:
             self.ec2.limits.scale = float(ask["throttle_scale"])
 
     def _imds_fault(self, ask: Mapping[str, Any]) -> None:
+        if ask["node"] not in self.metadata:
+            raise LookupError(f"no node {ask['node']}; there are {', '.join(sorted(self.metadata))}")
         faults = self.metadata[ask["node"]].faults
         faults.stale_s = float(ask.get("stale_s", faults.stale_s))
         faults.latency_ms = int(ask.get("latency_ms", faults.latency_ms))

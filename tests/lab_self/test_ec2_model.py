@@ -156,3 +156,69 @@ def test_every_address_is_on_one_eni_whatever_is_called(steps: list[tuple[str, i
             assert model.snapshot() == before, f"a refused {verb} changed something"
         model.settle(now=float(now))
         model.check()
+
+
+def prefixes_of(model: Ec2Model, eni_id: str, count: int) -> list[IPv4Network]:
+    return model.assign(eni_id, count=0, addresses=[], prefix_count=count, prefixes=[], reassign=False)[1]
+
+
+def primary_of(model: Ec2Model, instance_id: str) -> str:
+    return model.enis_of(instance_id)[0].id
+
+
+def test_a_fragmented_subnet_has_addresses_but_no_block() -> None:
+    model, instance_id = model_with_node()
+    model.fragment(BIG.id)
+    with pytest.raises(Refused) as error:
+        prefixes_of(model, primary_of(model, instance_id), 1)
+    assert code_of(error) == "InsufficientCidrBlocks"
+    assert len(assign(model, primary_of(model, instance_id), count=3)) == 3
+    model.check()
+    model.give_back(BIG.id)
+    assert len(prefixes_of(model, primary_of(model, instance_id), 2)) == 2
+
+
+def test_a_filled_subnet_has_what_was_left() -> None:
+    model, instance_id = model_with_node()
+    model.fill(BIG.id, leave=2)
+    assert model.free_count(BIG) == 2
+    with pytest.raises(Refused) as error:
+        assign(model, primary_of(model, instance_id), count=3)
+    assert code_of(error) == "InsufficientFreeAddressesInSubnet"
+    assert len(assign(model, primary_of(model, instance_id), count=2)) == 2
+    model.check()
+
+
+def test_a_block_reserved_for_prefixes_gives_prefixes_alone() -> None:
+    model, instance_id = model_with_node()
+    block = IPv4Network("10.0.0.32/27")
+    model.reserve(BIG.id, block, "prefix")
+    eni_id = primary_of(model, instance_id)
+    assert all(prefix.subnet_of(block) for prefix in prefixes_of(model, eni_id, 2))
+    for _ in range(20):
+        eni = model.create(NewEni(subnet_id=BIG.id, secondary_count=8), token=None)
+        assert not {address for address in (eni.primary, *eni.secondaries) if address in block}
+    model.check()
+
+
+def test_a_block_reserved_for_named_addresses_is_chosen_for_nothing() -> None:
+    model, instance_id = model_with_node()
+    block = IPv4Network("10.0.0.128/25")
+    model.reserve(BIG.id, block, "explicit")
+    eni_id = primary_of(model, instance_id)
+    assert not any(prefix.subnet_of(block) for prefix in prefixes_of(model, eni_id, 2))
+    named = model.assign(eni_id, count=0, addresses=[block[5]], prefix_count=0, prefixes=[], reassign=False)[0]
+    assert named == [block[5]]
+
+
+@pytest.mark.parametrize(
+    ("block", "kind", "code"),
+    [("10.0.0.0/26", "prefix", "InvalidSubnet.Conflict"), ("10.9.0.0/28", "prefix", "InvalidParameterValue"),
+     ("10.0.0.64/28", "other", "InvalidParameterValue")],
+)  # fmt: skip
+def test_a_reservation_that_cannot_be_is_refused(block: str, kind: str, code: str) -> None:
+    model, _ = model_with_node()
+    model.reserve(BIG.id, IPv4Network("10.0.0.32/28"), "prefix")
+    with pytest.raises(Refused) as error:
+        model.reserve(BIG.id, IPv4Network(block), kind)
+    assert code_of(error) == code
