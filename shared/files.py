@@ -20,7 +20,7 @@ def replace_file(path: Path, data: bytes, *, mode: int, owner: str, temporary: P
             _write_synced(temporary, data, mode)
         with effect(f"{owner}.rename"):
             os.rename(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -38,7 +38,8 @@ def _write_synced(path: Path, data: bytes, mode: int) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -48,7 +48,7 @@ def compare(
         if wiring.sandbox.container_id and wiring.sandbox not in ledger.held and wiring.sandbox not in wirings.in_flight
     ]
     unknown = {wiring.sandbox: before.unknown.get(wiring.sandbox, now) for wiring in strangers}
-    holders = ledger.holders()
+    holders = dict(ledger.holders)
     adopted, conflicts = [], []
     for wiring in strangers:
         if not at_once and now - unknown[wiring.sandbox] < UNKNOWN_FOR_S:

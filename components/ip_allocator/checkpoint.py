@@ -1,5 +1,9 @@
 """The checkpoint: the reference's public file, rewritten whole, fsynced and renamed before any answer (spec ipam.md 26).
 
+Beyond `LOG_FROM` holdings a whole file takes milliseconds: then each change is a line appended to a log beside it, fsynced before the
+answer, and the file is rewritten when the log is long, in the next quiet moment and at the end (`fold`). The log names the file it
+continues, so a crash between the two never replays a line twice.
+
 Our own facts (place of an address, cool-downs, fences, boot id) are extra keys under `vpccni`, which the reference ignores. A file
 that cannot be read is kept aside under another name, never deleted and never fatal.
 """
@@ -8,13 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from vpccni.components.ip_allocator.ledger import Holding, Ledger
+from vpccni.components.ip_allocator.changelog import ChangeLog
+from vpccni.components.ip_allocator.ledger import NOTHING, Change, Holding, Ledger
 from vpccni.shared.clock import BootClock
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import CheckpointFailed
@@ -25,6 +31,9 @@ FORMAT: Final = "vpc-cni-ipam/1"
 OWN_KEY: Final = "vpccni"
 FILE_MODE: Final = 0o600
 ENCODED_KEPT: Final = 1 << 15
+LOG_FROM: Final = 1000
+"""Holdings: a node with fewer, and that is every IPv4 node of today, never has a log."""
+LOG_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Checkpoint:
         self.path = path
         self._boot_id = boot_id
         self._clock = clock
+        self._log = ChangeLog(path.with_name(f"{path.name}.log"))
+        self._generation = ""
 
     def load(self) -> Loaded:
         """Return the ledger of the file. Leftover temporary files are removed. Raises OSError when the folder cannot be used."""
@@ -54,15 +65,22 @@ class Checkpoint:
         except UnicodeDecodeError as error:
             return Loaded(None, self._keep_aside(f"not text: {error.reason}"))
         try:
-            return Loaded(self._parse(json.loads(text)))
+            document = json.loads(text)
+            ledger = self._parse(document)
+            for line in self._log.read(document.get(OWN_KEY, {}).get("generation", "")):
+                ledger.apply(decode_change(line, ledger))
+            return Loaded(ledger)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Loaded(None, self._keep_aside(f"{type(error).__name__}: {error}"))
 
-    def save(self, ledger: Ledger) -> None:
-        """Write the whole file, durable before it returns; raises `CheckpointFailed` and leaves the old file then."""
-        data = self._document(ledger)
+    def save(self, ledger: Ledger, change: Change = NOTHING) -> None:
+        """Make the ledger, to which `change` led, durable before it returns; raises `CheckpointFailed` and leaves the old state then."""
+        log = bool(change) and len(ledger.held) >= LOG_FROM and self._generation and self._log.size < LOG_BYTES_MAX
         try:
-            replace_file(self.path, data, mode=FILE_MODE, owner="checkpoint")
+            if log:
+                self._log.append(self._generation, _dump(_encode_change(change)))
+            else:
+                self._write(ledger)
         except OSError as error:
             raise CheckpointFailed(
                 "the ledger cannot be saved, so nothing is given out",
@@ -71,10 +89,22 @@ class Checkpoint:
                 remedy="Free space on, or repair, the file system of the run folder",
             ) from error
 
-    def _document(self, ledger: Ledger) -> bytes:
+    def fold(self, ledger: Ledger) -> None:
+        """Bring the public file up to date if changes stand in the log; raises `CheckpointFailed`."""
+        if self._log.size:
+            self.save(ledger)
+
+    def _write(self, ledger: Ledger) -> None:
+        generation = uuid.uuid4().hex[:16]
+        replace_file(self.path, self._document(ledger, generation), mode=FILE_MODE, owner="checkpoint")
+        self._generation = generation
+        self._log.drop()
+
+    def _document(self, ledger: Ledger, generation: str) -> bytes:
         own = {
+            "generation": generation,
             "bootID": self._boot_id,
-            "released": dict(ledger.released_at),
+            "released": ledger.released_at,
             "fencedAddresses": sorted(ledger.fenced),
             "fencedENIs": sorted(ledger.fenced_enis),
         }
@@ -87,7 +117,7 @@ class Checkpoint:
             raise ValueError(f"version {document['version']!r} is not {FORMAT}")
         own = document.get(OWN_KEY, {})
         if own and own["bootID"] != self._boot_id:
-            return Ledger(fenced=frozenset(own["fencedAddresses"]), fenced_enis=frozenset(own["fencedENIs"]))
+            return Ledger(fenced=own["fencedAddresses"], fenced_enis=own["fencedENIs"])
         held: dict[Sandbox, Holding] = {}
         for entry in document["allocations"]:
             holding = _holding(entry)
@@ -96,10 +126,10 @@ class Checkpoint:
         if len({holding.address for holding in held.values()}) != len(held):
             raise ValueError("one address stands in it twice")
         return Ledger(
-            held,
+            held.values(),
             {str(address): float(at) for address, at in own.get("released", {}).items()},
-            frozenset(own.get("fencedAddresses", ())),
-            frozenset(own.get("fencedENIs", ())),
+            own.get("fencedAddresses", ()),
+            own.get("fencedENIs", ()),
         )
 
     def _keep_aside(self, why: str) -> str:
@@ -118,7 +148,7 @@ def encode_holding(holding: Holding) -> bytes:
             "networkName": holding.sandbox.network,
             "containerID": holding.sandbox.container_id,
             "ifName": holding.sandbox.ifname,
-            "ipv4": holding.address,
+            "ipv6" if ":" in holding.address else "ipv4": holding.address,
             "allocationTimestamp": holding.assigned_at_ns,
             "metadata": {name: value for name, value in metadata.items() if value},
             OWN_KEY: {
@@ -133,8 +163,8 @@ def encode_holding(holding: Holding) -> bytes:
 
 
 def _holding(entry: Mapping[str, Any]) -> Holding | None:
-    """Return an entry as a holding; None for one without an IPv4 address (another mode's)."""
-    address = entry.get("ipv4", "")
+    """Return an entry as a holding; None for one without an address."""
+    address = entry.get("ipv4") or entry.get("ipv6", "")
     if not address:
         return None
     metadata, own = entry.get("metadata", {}), entry.get(OWN_KEY, {})
@@ -149,6 +179,34 @@ def _holding(entry: Mapping[str, Any]) -> Holding | None:
         int(own.get("device", 0)),
         int(own.get("table", 0)),
         int(entry.get("allocationTimestamp", 0)),
+    )
+
+
+def _encode_change(change: Change) -> dict[str, object]:
+    return {
+        "hold": [json.loads(encode_holding(holding)) for holding in change.hold],
+        "letGo": [[one.sandbox.container_id, one.sandbox.ifname, one.sandbox.network] for one in change.let_go],
+        "rest": dict(change.rest),
+        "rested": list(change.rested),
+        "fence": sorted(change.fence),
+        "unfence": sorted(change.unfence),
+        "fenceENIs": sorted(change.fence_enis),
+        "unfenceENIs": sorted(change.unfence_enis),
+    }
+
+
+def decode_change(line: bytes, ledger: Ledger) -> Change:
+    """Return the change of a log line; `ledger` is the state before it. Raises KeyError, TypeError or ValueError for junk."""
+    entry = json.loads(line)
+    return Change(
+        hold=tuple(holding for item in entry["hold"] if (holding := _holding(item)) is not None),
+        let_go=tuple(ledger.held[Sandbox(*names)] for names in entry["letGo"]),
+        rest={str(address): float(at) for address, at in entry["rest"].items()},
+        rested=tuple(entry["rested"]),
+        fence=frozenset(entry["fence"]),
+        unfence=frozenset(entry["unfence"]),
+        fence_enis=frozenset(entry["fenceENIs"]),
+        unfence_enis=frozenset(entry["unfenceENIs"]),
     )
 
 

@@ -3,14 +3,15 @@
     free ──assign──▶ held ──release──▶ cooling ──period over──▶ free
       └──────────────fence──▶ fenced ──EC2 took it away──▶ (forgotten)
 
-A ledger is a value: each function returns the next one, so a save that fails leaves the old one in force. Which addresses exist
-at all is not the ledger's business but the pool's (`pool`): the ledger never forgets a holder because evidence is missing.
+The functions read the ledger and return a `Change`; `Ledger.apply` puts it in force and returns the change that undoes it, for a save
+that fails. So no call copies ten thousand holdings. Which addresses exist at all is not the ledger's business but the pool's (`pool`):
+the ledger never forgets a holder because evidence is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from vpccni.components.ip_allocator.blocks import Block, covers
 from vpccni.shared.messages.allocation import AssignedInterface
@@ -36,51 +37,108 @@ class Holding:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What becomes different: holdings that begin and end, cool-downs that begin (address: CLOCK_BOOTTIME seconds) and end, fences."""
+
+    hold: tuple[Holding, ...] = ()
+    let_go: tuple[Holding, ...] = ()
+    rest: Mapping[str, float] = field(default_factory=dict)
+    rested: tuple[str, ...] = ()
+    fence: frozenset[str] = frozenset()
+    unfence: frozenset[str] = frozenset()
+    fence_enis: frozenset[str] = frozenset()
+    unfence_enis: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.hold
+            or self.let_go
+            or self.rest
+            or self.rested
+            or self.fence
+            or self.unfence
+            or self.fence_enis
+            or self.unfence_enis
+        )
+
+
+NOTHING = Change()
+
+
 class Ledger:
-    """`released_at`: CLOCK_BOOTTIME seconds by address, kept while it cools; `fenced_enis`: whole ENIs given up."""
+    """The state. `held` by sandbox and `holders` by address; `released_at`: what cools; `fenced`: addresses and prefixes given up;
+    `fenced_enis`: whole ENIs given up. Others read; only `apply` writes."""
 
-    held: Mapping[Sandbox, Holding] = field(default_factory=dict)
-    released_at: Mapping[str, float] = field(default_factory=dict)
-    fenced: frozenset[str] = frozenset()
-    """Items given up: addresses and prefixes."""
-    fenced_enis: frozenset[str] = frozenset()
+    __slots__ = ("fenced", "fenced_enis", "held", "holders", "released_at")
 
-    def holders(self) -> dict[str, Sandbox]:
-        """Return who holds each held address."""
-        return {holding.address: sandbox for sandbox, holding in self.held.items()}
+    def __init__(
+        self,
+        held: Iterable[Holding] = (),
+        released_at: Mapping[str, float] | None = None,
+        fenced: Iterable[str] = (),
+        fenced_enis: Iterable[str] = (),
+    ) -> None:
+        self.held = {holding.sandbox: holding for holding in held}
+        self.holders = {holding.address: holding.sandbox for holding in self.held.values()}
+        self.released_at = dict(released_at or {})
+        self.fenced = set(fenced)
+        self.fenced_enis = set(fenced_enis)
+
+    def apply(self, change: Change) -> Change:
+        """Put the change in force; return the one that takes it back."""
+        before = {address: self.released_at[address] for address in change.rested if address in self.released_at}
+        before |= {address: self.released_at[address] for address in change.rest if address in self.released_at}
+        fresh = tuple(address for address in change.rest if address not in self.released_at)
+        for holding in change.let_go:
+            del self.held[holding.sandbox], self.holders[holding.address]
+        for holding in change.hold:
+            self.held[holding.sandbox] = holding
+            self.holders[holding.address] = holding.sandbox
+        for address in change.rested:
+            self.released_at.pop(address, None)
+        self.released_at.update(change.rest)
+        undo = Change(
+            hold=change.let_go,
+            let_go=change.hold,
+            rest=before,
+            rested=fresh,
+            fence=change.unfence & self.fenced,
+            unfence=change.fence - self.fenced,
+            fence_enis=change.unfence_enis & self.fenced_enis,
+            unfence_enis=change.fence_enis - self.fenced_enis,
+        )
+        self.fenced = (self.fenced | change.fence) - change.unfence
+        self.fenced_enis = (self.fenced_enis | change.fence_enis) - change.unfence_enis
+        return undo
 
 
 class DoubleUse(Exception):
     """An address would get a second place; the message names both."""
 
 
-def hold(ledger: Ledger, holdings: Iterable[Holding]) -> Ledger:
-    """Return the ledger with new holdings; raises `DoubleUse` when one of the addresses or sandboxes is taken."""
-    held = dict(ledger.held)
-    released = dict(ledger.released_at)
-    taken = ledger.holders()
+def hold(ledger: Ledger, holdings: Iterable[Holding]) -> Change:
+    """Return the change of new holdings; raises `DoubleUse` when one of the addresses or sandboxes is taken."""
+    new: dict[str, Holding] = {}
+    sandboxes: set[Sandbox] = set()
     for holding in holdings:
-        if holding.address in taken:
-            raise DoubleUse(f"{holding.address} is held by {taken[holding.address]}, asked for {holding.sandbox}")
-        if holding.sandbox in held:
-            raise DoubleUse(f"{holding.sandbox} holds {held[holding.sandbox].address}, asked for {holding.address}")
-        if covers(ledger.fenced, holding.address) or holding.eni_id in ledger.fenced_enis:
+        taken = ledger.holders.get(holding.address) or (
+            new[holding.address].sandbox if holding.address in new else None
+        )
+        if taken is not None:
+            raise DoubleUse(f"{holding.address} is held by {taken}, asked for {holding.sandbox}")
+        if holding.sandbox in ledger.held or holding.sandbox in sandboxes:
+            raise DoubleUse(f"{holding.sandbox} holds an address, asked for {holding.address}")
+        if holding.eni_id in ledger.fenced_enis or (ledger.fenced and covers(ledger.fenced, holding.address)):
             raise DoubleUse(f"{holding.address} on {holding.eni_id} is fenced, asked for {holding.sandbox}")
-        held[holding.sandbox] = holding
-        taken[holding.address] = holding.sandbox
-        released.pop(holding.address, None)
-    return replace(ledger, held=held, released_at=released)
+        new[holding.address] = holding
+        sandboxes.add(holding.sandbox)
+    return Change(hold=tuple(new.values()), rested=tuple(address for address in new if address in ledger.released_at))
 
 
-def release(ledger: Ledger, sandboxes: Iterable[Sandbox], *, now: float) -> Ledger:
-    """Return the ledger without these sandboxes; their addresses cool from `now`. Unknown ones change nothing."""
-    held = dict(ledger.held)
-    released = dict(ledger.released_at)
-    for sandbox in sandboxes:
-        holding = held.pop(sandbox, None)
-        if holding is not None:
-            released[holding.address] = now
-    return replace(ledger, held=held, released_at=released) if len(held) != len(ledger.held) else ledger
+def release(ledger: Ledger, sandboxes: Iterable[Sandbox], *, now: float) -> Change:
+    """Return the change that ends these sandboxes' holdings; their addresses cool from `now`. Unknown ones change nothing."""
+    ended = tuple(ledger.held[sandbox] for sandbox in dict.fromkeys(sandboxes) if sandbox in ledger.held)
+    return Change(let_go=ended, rest={holding.address: now for holding in ended})
 
 
 def is_cooling(ledger: Ledger, address: str, *, now: float, period_s: float) -> bool:
@@ -89,32 +147,27 @@ def is_cooling(ledger: Ledger, address: str, *, now: float, period_s: float) -> 
     return released is not None and now - released <= period_s
 
 
-def rest_all(ledger: Ledger, addresses: Iterable[str], *, now: float) -> Ledger:
-    """Return the ledger with every free address of `addresses` cooling from `now`: their history was lost (spec ipam.md W38)."""
-    holders = ledger.holders()
-    released = {address: now for address in addresses if address not in holders}
-    return replace(ledger, released_at={**ledger.released_at, **released})
+def rest_all(ledger: Ledger, addresses: Iterable[str], *, now: float) -> Change:
+    """Return the change that lets every free address of `addresses` cool from `now`: their history was lost (spec ipam.md W38)."""
+    return Change(rest={address: now for address in addresses if address not in ledger.holders})
 
 
-def forget_cooled(ledger: Ledger, *, now: float, period_s: float) -> Ledger:
-    """Return the ledger without cool-downs that are over."""
-    kept = {address: at for address, at in ledger.released_at.items() if now - at <= period_s}
-    return replace(ledger, released_at=kept) if len(kept) != len(ledger.released_at) else ledger
+def forget_cooled(ledger: Ledger, *, now: float, period_s: float) -> Change:
+    """Return the change that drops cool-downs that are over."""
+    return Change(rested=tuple(address for address, at in ledger.released_at.items() if now - at > period_s))
 
 
-def fence(ledger: Ledger, blocks: Iterable[Block], enis: Iterable[str]) -> Ledger:
-    """Return the ledger with free blocks and ENIs fenced; raises `DoubleUse` for a block with an address somebody holds."""
-    blocks, holders = tuple(blocks), ledger.holders()
-    both = sorted(address for block in blocks for address in block.addresses if address in holders)
+def fence(ledger: Ledger, blocks: Iterable[Block], enis: Iterable[str]) -> Change:
+    """Return the change that fences free blocks and ENIs; raises `DoubleUse` for a block with an address somebody holds."""
+    blocks = tuple(blocks)
+    both = sorted(address for address in ledger.holders if covers([block.item for block in blocks], address))
     if both:
         raise DoubleUse(f"{', '.join(both)} cannot be fenced: held")
-    items = frozenset(block.item for block in blocks)
-    return replace(ledger, fenced=ledger.fenced | items, fenced_enis=ledger.fenced_enis | frozenset(enis))
+    return Change(
+        fence=frozenset(block.item for block in blocks) - ledger.fenced, fence_enis=frozenset(enis) - ledger.fenced_enis
+    )
 
 
-def forget_gone(ledger: Ledger, *, items: frozenset[str], enis: frozenset[str]) -> Ledger:
-    """Return the ledger without the fences of what EC2 no longer has: `items` and `enis` are all that are still attached."""
-    fenced, fenced_enis = ledger.fenced & items, ledger.fenced_enis & enis
-    if fenced == ledger.fenced and fenced_enis == ledger.fenced_enis:
-        return ledger
-    return replace(ledger, fenced=fenced, fenced_enis=fenced_enis)
+def forget_gone(ledger: Ledger, *, items: frozenset[str], enis: frozenset[str]) -> Change:
+    """Return the change that drops the fences of what EC2 no longer has: `items` and `enis` are all that are still attached."""
+    return Change(unfence=frozenset(ledger.fenced - items), unfence_enis=frozenset(ledger.fenced_enis - enis))

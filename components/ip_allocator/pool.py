@@ -2,20 +2,23 @@
 
 An address is assignable when its ENI is usable (links, table and routes are in place), confirmed (EC2 agrees that it is ours) and open
 to pods, its block is of the kind in force (prefixes or single addresses, spec ipam.md 8), and the ledger has no other place for it.
-The fullest ENI and block are used first so that the others drain (spec ipam.md W21).
+The fullest ENI and block are used first so that the others drain (spec ipam.md W21). Nothing here walks over all addresses: blocks are
+counted (`Occupancy`), and only the block that is given out from is looked into.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from vpccni.components.ip_allocator.blocks import PREFIX_SIZE, Block, addresses_of
-from vpccni.components.ip_allocator.ledger import Holding, Ledger, hold, is_cooling
+from vpccni.components.ip_allocator.blocks import Block, Finder, block_of
+from vpccni.components.ip_allocator.ledger import Change, Holding, Ledger, hold, is_cooling
 from vpccni.shared.messages.allocation import Assign
 from vpccni.shared.messages.inventory import Eni, Inventory
 from vpccni.shared.messages.wiring import UsableEnis
+
+PREFIX_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,19 @@ class PoolEni:
 
 @dataclass(frozen=True)
 class Pool:
-    """`enis`: all of the instance. `eni_of`: the ENI of every known address. `size`: addresses of a block in force."""
+    """`enis`: all of the instance. `eni_of`: the ENI of every block, by item. `size`: addresses of a block in force."""
 
     enis: tuple[PoolEni, ...]
     eni_of: Mapping[str, PoolEni]
+    finder: Finder
     size: int = 1
     unclaimed: frozenset[str] = frozenset()
     """Addresses the kernel leads to pods that nobody claims: never given out, never given back."""
+
+    def eni_with(self, address: str) -> PoolEni | None:
+        """Return the ENI that has the address, or None."""
+        block = self.finder.find(address)
+        return self.eni_of[block.item] if block else None
 
 
 @dataclass(frozen=True)
@@ -65,16 +74,47 @@ def build(inventory: Inventory, usable: UsableEnis, unclaimed: frozenset[str]) -
         PoolEni(
             eni,
             (
-                *(Block(address, (address,), not inventory.by_prefix) for address in eni.addresses),
-                *(Block(prefix, addresses_of(prefix), inventory.by_prefix) for prefix in eni.prefixes),
+                *(block_of(address, in_force=not inventory.by_prefix) for address in eni.addresses),
+                *(block_of(prefix, in_force=inventory.by_prefix) for prefix in eni.prefixes),
             ),
             tables.get(eni.eni_id, 0),
             eni.managed and not eni.excluded and not eni.is_trunk,
         )
         for eni in inventory.enis
     )
-    eni_of = {address: eni for eni in enis for block in eni.blocks for address in block.addresses}
-    return Pool(enis, eni_of, PREFIX_SIZE if inventory.by_prefix else 1, unclaimed)
+    eni_of = {block.item: eni for eni in enis for block in eni.blocks}
+    finder = Finder(block for eni in enis for block in eni.blocks)
+    return Pool(enis, eni_of, finder, PREFIX_SIZE if inventory.by_prefix else 1, unclaimed)
+
+
+@dataclass
+class Occupancy:
+    """How many addresses of each block pods hold, by item; kept up with each change of the ledger."""
+
+    pool: Pool
+    used: Counter[str] = field(default_factory=Counter)
+    start: dict[str, int] = field(default_factory=dict)
+    """Large blocks: no address before this position is free."""
+
+    @classmethod
+    def of(cls, pool: Pool, ledger: Ledger) -> Occupancy:
+        """Count once."""
+        occupancy = cls(pool)
+        occupancy.note(Change(hold=tuple(ledger.held.values())))
+        return occupancy
+
+    def note(self, change: Change) -> None:
+        """Take over a change that was applied."""
+        for holding in change.let_go:
+            if (block := self.pool.finder.find(holding.address)) is not None:
+                self.used[block.item] -= 1
+        for holding in change.hold:
+            if (block := self.pool.finder.find(holding.address)) is not None:
+                self.used[block.item] += 1
+        for address in (*(holding.address for holding in change.let_go), *change.rested):
+            block = self.pool.finder.find(address)
+            if block is not None and block.item in self.start:
+                self.start[block.item] = min(self.start[block.item], block.position(address))
 
 
 def fenced(ledger: Ledger, eni: PoolEni, block: Block) -> bool:
@@ -82,56 +122,70 @@ def fenced(ledger: Ledger, eni: PoolEni, block: Block) -> bool:
     return block.item in ledger.fenced or eni.eni.eni_id in ledger.fenced_enis
 
 
-def count(pool: Pool, ledger: Ledger, *, now: float, period_s: float) -> Census:
+def cooling_in(pool: Pool, ledger: Ledger, *, now: float, period_s: float) -> Counter[str]:
+    """Return how many addresses of each block cool, by item."""
+    found: Counter[str] = Counter()
+    for address in ledger.released_at:
+        if address not in ledger.holders and is_cooling(ledger, address, now=now, period_s=period_s):
+            block = pool.finder.find(address)
+            if block is not None:
+                found[block.item] += 1
+    return found
+
+
+def unclaimed_in(pool: Pool, ledger: Ledger) -> Counter[str]:
+    """Return how many addresses of each block unknown pods use, by item."""
+    blocks = (pool.finder.find(address) for address in pool.unclaimed if address not in ledger.holders)
+    return Counter(block.item for block in blocks if block is not None)
+
+
+def count(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) -> Census:
     """Return the census."""
-    holders = ledger.holders()
+    pool = occupancy.pool
+    cools, unknown = cooling_in(pool, ledger, now=now, period_s=period_s), unclaimed_in(pool, ledger)
     total = assigned = assignable = cooling = given_up = unconfirmed = unclaimed = 0
     for eni in pool.enis:
         for block in eni.blocks:
             if fenced(ledger, eni, block):
-                given_up += len(block.addresses)
+                given_up += block.size
                 continue
             if not (eni.opened and block.in_force):
                 continue
-            total += len(block.addresses)
-            for address in block.addresses:
-                if address in holders:
-                    assigned += 1
-                elif address in pool.unclaimed:
-                    unclaimed += 1
-                elif not eni.serves:
-                    unconfirmed += 1
-                elif is_cooling(ledger, address, now=now, period_s=period_s):
-                    cooling += 1
-                else:
-                    assignable += 1
-    return Census(total, assigned, assignable, cooling, given_up, unconfirmed, unclaimed, len(holders))
+            used, strange = occupancy.used[block.item], unknown[block.item]
+            total += block.size
+            assigned += used
+            unclaimed += strange
+            if not eni.serves:
+                unconfirmed += block.size - used - strange
+            else:
+                cooling += cools[block.item]
+                assignable += block.size - used - strange - cools[block.item]
+    return Census(total, assigned, assignable, cooling, given_up, unconfirmed, unclaimed, len(ledger.held))
 
 
 def assign(
-    pool: Pool, ledger: Ledger, asks: Sequence[Assign], *, now: float, period_s: float, wall_ns: int
-) -> tuple[Ledger, list[Holding | None]]:
-    """Return the next ledger and a holding for each ask, None where nothing is left. Asking again for a sandbox changes nothing."""
+    occupancy: Occupancy, ledger: Ledger, asks: Sequence[Assign], *, now: float, period_s: float, wall_ns: int
+) -> tuple[Change, list[Holding | None]]:
+    """Return the change and a holding for each ask, None where nothing is left. Asking again for a sandbox changes nothing."""
     fresh: dict[object, Holding] = {}
     answers: list[Holding | None] = []
-    new = sum(ask.sandbox not in ledger.held for ask in asks)
-    free = best_free(pool, ledger, new, now=now, period_s=period_s)
+    free = best_free(occupancy, ledger, now=now, period_s=period_s)
     for ask in asks:
         holding = ledger.held.get(ask.sandbox) or fresh.get(ask.sandbox)
-        if holding is None and free:
-            eni, address = free.pop(0)
+        if holding is None and (found := next(free, None)) is not None:
+            eni, address = found
             place = eni.eni
             holding = Holding(
                 ask.sandbox, ask.pod, address, place.eni_id, place.card, place.device_number, eni.table, wall_ns
             )
             fresh[ask.sandbox] = holding
-        answers.append(with_place(pool, holding) if holding else None)
-    return (hold(ledger, fresh.values()) if fresh else ledger), answers
+        answers.append(with_place(occupancy.pool, holding) if holding else None)
+    return hold(ledger, fresh.values()), answers
 
 
 def with_place(pool: Pool, holding: Holding) -> Holding:
     """Return the holding with the ENI and table the pool knows for its address now; unchanged when it knows none."""
-    known = pool.eni_of.get(holding.address)
+    known = pool.eni_with(holding.address)
     if known is None:
         return holding
     eni, table = known.eni, known.table or holding.route_table
@@ -140,32 +194,43 @@ def with_place(pool: Pool, holding: Holding) -> Holding:
     return replace(holding, eni_id=eni.eni_id, card=eni.card, device_number=eni.device_number, route_table=table)
 
 
-def best_free(pool: Pool, ledger: Ledger, number: int, *, now: float, period_s: float) -> list[tuple[PoolEni, str]]:
-    """Return at most `number` addresses to give out, the best first: fullest ENI, fullest block, the one that rested longest."""
-    if not number:
-        return []
-    holders = ledger.holders()
-    ranked = heapq.nsmallest(number, _ranked(pool, ledger, holders, now=now, period_s=period_s))
-    return [(pool.enis[rank[-3]], rank[-1]) for rank in ranked]
+def best_free(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) -> Iterator[tuple[PoolEni, str]]:
+    """Yield what may be given out, the best first: fullest ENI, fullest block, the address that rested longest."""
+
+    def rested(address: str) -> float:
+        return ledger.released_at.get(address, float("-inf"))
+
+    used = occupancy.used
+    serving = [eni for eni in occupancy.pool.enis if eni.serves and eni.eni.eni_id not in ledger.fenced_enis]
+    whole = {eni.eni.eni_id: sum(used[block.item] for block in eni.blocks if block.in_force) for eni in serving}
+    for eni in sorted(serving, key=lambda eni: (-whole[eni.eni.eni_id], eni.eni.device_number)):
+        blocks = [
+            block
+            for block in eni.blocks
+            if block.in_force and used[block.item] < block.size and block.item not in ledger.fenced
+        ]
+        for block in sorted(blocks, key=lambda block: (-used[block.item], rested(block.item))):
+            for address in _in_order(block, occupancy, ledger, rested):
+                if not is_cooling(ledger, address, now=now, period_s=period_s):
+                    yield eni, address
 
 
-def _ranked(
-    pool: Pool, ledger: Ledger, holders: Mapping[str, object], *, now: float, period_s: float
-) -> Iterator[tuple[int, int, int, float, int, int, str]]:
-    """Yield (ENI's use, device, block's use, last released, ENI, position, address) of what may be given out; smaller is better."""
-    for number, eni in enumerate(pool.enis):
-        if not eni.serves:
-            continue
-        blocks = [block for block in eni.blocks if block.in_force and not fenced(ledger, eni, block)]
-        used = [sum(address in holders for address in block.addresses) for block in blocks]
-        whole = sum(used)
-        position = 0
-        for block, held in zip(blocks, used, strict=True):
-            for address in block.addresses:
-                position += 1
-                if address in holders or address in pool.unclaimed:
-                    continue
-                if is_cooling(ledger, address, now=now, period_s=period_s):
-                    continue
-                rested = ledger.released_at.get(address, float("-inf"))
-                yield -whole, eni.eni.device_number, -held, rested, number, position, address
+def _in_order(block: Block, occupancy: Occupancy, ledger: Ledger, rested: Callable[[str], float]) -> Iterable[str]:
+    """Return the addresses of a block that nobody uses: of a small one the longest rested first, of a large one the lowest first."""
+    holders, unclaimed = ledger.holders, occupancy.pool.unclaimed
+    if block.size > PREFIX_SIZE:
+        return _lowest(block, occupancy, lambda address: address in holders or address in unclaimed)
+    every = (block.address(position) for position in range(block.size))
+    return sorted((address for address in every if address not in holders and address not in unclaimed), key=rested)
+
+
+def _lowest(block: Block, occupancy: Occupancy, taken: Callable[[str], bool]) -> Iterator[str]:
+    """Yield free addresses upwards, and remember how far the block is full."""
+    full_so_far = True
+    for position in range(occupancy.start.get(block.item, 0), block.size):
+        address = block.address(position)
+        if not taken(address):
+            full_so_far = False
+            yield address
+        elif full_so_far:
+            occupancy.start[block.item] = position + 1

@@ -4,7 +4,7 @@
     Inventory, UsableEnis ──▶ pool          PoolState, LedgerState ──▶ events
     Wirings ──▶ audit                       CapacityTarget ──▶ eni_manager
 
-The ledger in force is replaced only after its save; a save that fails leaves everything as it was and gives nothing out.
+A change is answered only after its save; a save that fails is taken back, leaves everything as it was and gives nothing out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
 from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.checkpoint import Checkpoint
-from vpccni.components.ip_allocator.ledger import Ledger
+from vpccni.components.ip_allocator.ledger import Change, Ledger
 from vpccni.components.ip_allocator.view import View
 from vpccni.shared import names
 from vpccni.shared.bus import Call
@@ -60,7 +60,7 @@ class AllocatorService:
         self._ledger = Ledger()
         self._inventory: Inventory | None = None
         self._usable: UsableEnis | None = None
-        self._pool: pools.Pool | None = None
+        self._occupancy: pools.Occupancy | None = None
         self._rebuild = self._resting_due = False
         self._unclaimed: frozenset[str] = frozenset()
         self._findings = audit.NOTHING
@@ -84,6 +84,7 @@ class AllocatorService:
         process.subscribe(names.ENI_MANAGER, {Inventory: self._on_inventory})
         process.subscribe(names.NETLINK_PROGRAMMER, {UsableEnis: self._on_usable, Wirings: self._on_wirings})
         process.loop.every(REVIEW_S, self._review, name="review")
+        process.on_stop(self._fold)
         process.count("awscni_add_ip_req_count", 0)
         process.count("awscni_no_available_ip_addresses", 0)
         self._save(self._ledger)
@@ -114,13 +115,13 @@ class AllocatorService:
     def _on_assigns(self, calls: Sequence[Call]) -> list[Message]:
         asks = [cast(Assign, call.message) for call in calls]
         self._process.count("awscni_add_ip_req_count", len(asks))
-        if self._pool is None or self._rebuild:
+        if self._occupancy is None or self._rebuild:
             return [self._known_or_starting(ask) for ask in asks]
         now = self._clock()
-        after, holdings = pools.assign(
-            self._pool, self._ledger, asks, now=now, period_s=self._period_s, wall_ns=wall_ns()
+        change, holdings = pools.assign(
+            self._occupancy, self._ledger, asks, now=now, period_s=self._period_s, wall_ns=wall_ns()
         )
-        self._replace(after)
+        self._replace(change)
         answers: list[Message] = []
         for ask, call, holding in zip(asks, calls, holdings, strict=True):
             if holding is None:
@@ -154,7 +155,7 @@ class AllocatorService:
 
     def _cause(self) -> tuple[str, str, int]:
         now = self._clock()
-        if self._pool is None or self._inventory is None or self._rebuild:
+        if self._occupancy is None or self._inventory is None or self._rebuild:
             return causes.explain(None, None, can_grow=False, cools_in_s=None, now=now)
         census = self._census()
         waits = [at + self._period_s - now for at in self._ledger.released_at.values()]
@@ -185,11 +186,14 @@ class AllocatorService:
     def _rebuild_pool(self) -> None:
         if self._inventory is None or self._usable is None:
             return
-        self._pool = pools.build(self._inventory, self._usable, self._unclaimed)
+        pool = pools.build(self._inventory, self._usable, self._unclaimed)
+        self._occupancy = pools.Occupancy.of(pool, self._ledger)
         if self._resting_due:
             self._resting_due = False
-            self._replace(books.rest_all(self._ledger, self._pool.eni_of, now=self._clock()))
-        lost = [holding.address for holding in self._ledger.held.values() if holding.address not in self._pool.eni_of]
+            small = [block for eni in pool.enis for block in eni.blocks if block.size <= pools.PREFIX_SIZE]
+            addresses = [block.address(position) for block in small for position in range(block.size)]
+            self._replace(books.rest_all(self._ledger, addresses, now=self._clock()))
+        lost = [holding.address for holding in self._ledger.held.values() if pool.finder.find(holding.address) is None]
         if lost:
             self._process.degraded(
                 "lost", f"addresses of running pods that EC2 does not show: {', '.join(sorted(lost))}"
@@ -206,19 +210,17 @@ class AllocatorService:
         for conflict in found.conflicts:
             self._process.log.error("two claims to one address", detail=conflict)
             self._process.count("vpccni_ledger_conflicts")
-        after = self._ledger
         if found.gone:
             self._process.log.warning("sandboxes without a veth released", count=len(found.gone))
             self._process.count("vpccni_ledger_audit_releases", len(found.gone))
-            after = books.release(after, found.gone, now=now)
+            self._replace(books.release(self._ledger, found.gone, now=now))
         if found.adopted:
             self._process.log.warning("wired pods adopted", count=len(found.adopted))
             self._process.count("vpccni_ledger_adoptions", len(found.adopted))
-            after = books.hold(after, found.adopted)
-        self._replace(after)
+            self._replace(books.hold(self._ledger, found.adopted))
         if self._rebuild and wirings.wirings:
             self._resting_due = True  # a pod was here before, and what it or others gave back lately is not known
-        unclaimed = frozenset(wirings.unclaimed) - after.holders().keys()
+        unclaimed = frozenset(wirings.unclaimed) - self._ledger.holders.keys()
         if self._rebuild or unclaimed != self._unclaimed:
             self._rebuild, self._unclaimed = False, unclaimed
             self._tell_unclaimed()
@@ -240,11 +242,12 @@ class AllocatorService:
 
     def _review(self) -> None:
         self._replace(books.forget_cooled(self._ledger, now=self._clock(), period_s=self._period_s), quiet=True)
+        self._fold()
         self._plan()
         self._publish_pool()
 
     def _plan(self) -> None:
-        if self._pool is None or self._inventory is None:
+        if self._occupancy is None or self._inventory is None:
             return
         now = self._clock()
         self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
@@ -254,7 +257,7 @@ class AllocatorService:
         shape = self._view().shape()
         fenced = [
             (eni.eni.eni_id, block.item)
-            for eni in self._pool.enis
+            for eni in self._occupancy.pool.enis
             for block in eni.blocks
             if block.item in self._ledger.fenced
         ]
@@ -279,7 +282,7 @@ class AllocatorService:
             self._process.degraded("target", f"the ENI manager does not hear what is wanted: {error.why}")
 
     def _shrink(self, now: float) -> None:
-        assert self._pool is not None
+        assert self._occupancy is not None
         view = self._view()
         shape, targets = view.shape(), self._targets()
         eni = warm_pool.surrender_eni(shape, targets)
@@ -309,10 +312,10 @@ class AllocatorService:
         )
 
     def _view(self) -> View:
-        assert self._pool is not None
+        assert self._occupancy is not None
         assert self._inventory is not None
         return View(
-            self._pool,
+            self._occupancy,
             self._ledger,
             self._inventory,
             now=self._clock(),
@@ -321,30 +324,47 @@ class AllocatorService:
         )
 
     def _census(self) -> pools.Census:
-        assert self._pool is not None
-        return pools.count(self._pool, self._ledger, now=self._clock(), period_s=self._period_s)
+        assert self._occupancy is not None
+        return pools.count(self._occupancy, self._ledger, now=self._clock(), period_s=self._period_s)
 
     # -- saving and telling
 
-    def _replace(self, after: Ledger, *, quiet: bool = False) -> None:
-        """Put the next ledger in force, after its save. Raises `CheckpointFailed` and changes nothing then."""
-        if after is self._ledger:
+    def _replace(self, change: Change, *, quiet: bool = False) -> None:
+        """Put a change in force and save it. A save that fails takes it back: raises `CheckpointFailed`, and nothing was changed."""
+        if not change:
             return
+        undo = self._put_in_force(change)
         if not quiet:
-            self._save(after)
-        self._ledger = after
+            try:
+                self._save(self._ledger, change)
+            except CheckpointFailed:
+                self._put_in_force(undo)
+                raise
         self._after("pool state", POOL_STATE_AFTER_S, self._publish_pool)
         self._after("ledger state", LEDGER_STATE_AFTER_S, self._publish_ledger)
         self._plan_soon()
 
-    def _save(self, ledger: Ledger) -> None:
+    def _put_in_force(self, change: Change) -> Change:
+        undo = self._ledger.apply(change)
+        if self._occupancy is not None:
+            self._occupancy.note(change)
+        return undo
+
+    def _save(self, ledger: Ledger, change: Change = books.NOTHING) -> None:
         try:
-            self._checkpoint.save(ledger)
+            self._checkpoint.save(ledger, change)
         except CheckpointFailed as error:
             self._process.count("vpccni_checkpoint_failures")
             self._process.degraded("checkpoint", str(error))
             raise
         self._process.healthy("checkpoint")
+
+    def _fold(self) -> None:
+        """Bring the public file up to date: the reference, should it take over, knows no log."""
+        try:
+            self._checkpoint.fold(self._ledger)
+        except CheckpointFailed as error:
+            self._process.degraded("checkpoint", str(error))
 
     def _after(self, key: str, seconds: float, call: Callable[[], None]) -> None:
         """Run `call` once in `seconds`, however often it is asked for meanwhile."""
@@ -358,11 +378,11 @@ class AllocatorService:
 
     def _publish_pool(self) -> None:
         cause, detail, retry_ms = self._cause()
-        census = self._census() if self._pool is not None else pools.Census(pods=len(self._ledger.held))
+        census = self._census() if self._occupancy is not None else pools.Census(pods=len(self._ledger.held))
         ready = census.assignable > 0 or retry_ms > 0
         self._process.publish(
             PoolState(
-                ready=ready and self._pool is not None,
+                ready=ready and self._occupancy is not None,
                 total=census.total,
                 assigned=census.assigned,
                 assignable=census.assignable,

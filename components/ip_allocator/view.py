@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vpccni.components.ip_allocator.blocks import Block
-from vpccni.components.ip_allocator.ledger import Ledger, is_cooling
-from vpccni.components.ip_allocator.pool import Pool, PoolEni, fenced
+from vpccni.components.ip_allocator.ledger import Ledger
+from vpccni.components.ip_allocator.pool import Occupancy, PoolEni, cooling_in, fenced, unclaimed_in
 from vpccni.components.ip_allocator.warm_pool import EniShape, Shape, may_go
 from vpccni.shared.messages.inventory import Inventory
 
@@ -18,11 +18,12 @@ class View:
     """A moment of the node's addresses. `waiting`: sandboxes that asked and got nothing."""
 
     def __init__(
-        self, pool: Pool, ledger: Ledger, inventory: Inventory, *, now: float, period_s: float, waiting: int
+        self, occupancy: Occupancy, ledger: Ledger, inventory: Inventory, *, now: float, period_s: float, waiting: int
     ) -> None:
-        self._pool, self._ledger, self._inventory = pool, ledger, inventory
-        self._now, self._period_s, self._waiting = now, period_s, waiting
-        self._holders = ledger.holders()
+        self._pool, self._ledger, self._inventory = occupancy.pool, ledger, inventory
+        self._now, self._waiting = now, waiting
+        self._cools = cooling_in(occupancy.pool, ledger, now=now, period_s=period_s)
+        self._used = occupancy.used + unclaimed_in(occupancy.pool, ledger)
 
     def shape(self) -> Shape:
         """Return what the warm-pool plan needs of the card."""
@@ -69,29 +70,18 @@ class View:
     def _eni_shape(self, eni: PoolEni) -> EniShape:
         place = eni.eni
         ours = [block for block in eni.blocks if block.in_force and not fenced(self._ledger, eni, block)]
-        addresses = [address for block in ours for address in block.addresses]
-        others = [address for block in eni.blocks if not block.in_force for address in block.addresses]
+        others = [block for block in eni.blocks if not block.in_force]
         return EniShape(
             eni_id=place.eni_id,
-            addresses=len(addresses),
-            held=sum(map(self._used, addresses)),
-            cooling=sum(map(self._cools, addresses)),
+            addresses=sum(block.size for block in ours),
+            held=sum(self._used[block.item] for block in ours),
+            cooling=sum(self._cools[block.item] for block in ours),
             age_s=self._now - place.attached_at,
             removable=not (place.is_primary or place.is_trunk or place.is_efa),
             free_blocks=sum(self._may_leave(eni, block) for block in ours),
             items=len(eni.blocks),
-            others=sum(self._used(address) or self._cools(address) for address in others),
+            others=sum(self._used[block.item] + self._cools[block.item] for block in others),
         )
 
     def _may_leave(self, eni: PoolEni, block: Block) -> bool:
-        if fenced(self._ledger, eni, block):
-            return False
-        return not any(self._used(address) or self._cools(address) for address in block.addresses)
-
-    def _used(self, address: str) -> bool:
-        return address in self._holders or address in self._pool.unclaimed
-
-    def _cools(self, address: str) -> bool:
-        return address not in self._holders and is_cooling(
-            self._ledger, address, now=self._now, period_s=self._period_s
-        )
+        return not (fenced(self._ledger, eni, block) or self._used[block.item] or self._cools[block.item])

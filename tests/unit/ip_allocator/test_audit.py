@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vpccni.components.ip_allocator.audit import MISSING_FOR_S, NOTHING, UNKNOWN_FOR_S, compare
-from vpccni.components.ip_allocator.ledger import Holding, Ledger, hold
+from vpccni.components.ip_allocator.ledger import Holding, Ledger
 from vpccni.shared.messages.base import PodRef, Sandbox
 from vpccni.shared.messages.wiring import Wiring, Wirings
 
@@ -19,7 +19,7 @@ def wirings(*sandboxes: Sandbox, in_flight: tuple[Sandbox, ...] = (), address: s
 
 @pytest.mark.spec("ipam.W17")
 def test_a_sandbox_without_a_veth_is_released_only_after_more_than_an_adds_deadline() -> None:
-    ledger = hold(Ledger(), [Holding(ONE, POD, "10.0.0.5")])
+    ledger = Ledger([Holding(ONE, POD, "10.0.0.5")])
     first = compare(ledger, wirings(), NOTHING, now=100, wall_ns=0)
     early = compare(ledger, wirings(), first, now=100 + MISSING_FOR_S, wall_ns=0)
     late = compare(ledger, wirings(), early, now=100.1 + MISSING_FOR_S, wall_ns=0)
@@ -27,7 +27,7 @@ def test_a_sandbox_without_a_veth_is_released_only_after_more_than_an_adds_deadl
 
 
 def test_an_add_in_flight_is_never_released_and_starts_the_count_anew() -> None:
-    ledger = hold(Ledger(), [Holding(ONE, POD, "10.0.0.5")])
+    ledger = Ledger([Holding(ONE, POD, "10.0.0.5")])
     first = compare(ledger, wirings(), NOTHING, now=0, wall_ns=0)
     flying = compare(ledger, wirings(in_flight=(ONE,)), first, now=20, wall_ns=0)
     after = compare(ledger, wirings(), flying, now=40, wall_ns=0)
@@ -42,7 +42,7 @@ def test_a_wired_stranger_is_adopted_when_it_is_still_there_later() -> None:
 
 
 def test_a_rebuild_adopts_at_once_and_a_contested_address_is_told_not_taken() -> None:
-    ledger = hold(Ledger(), [Holding(ONE, POD, "10.0.0.9")])
+    ledger = Ledger([Holding(ONE, POD, "10.0.0.9")])
     found = compare(ledger, wirings(ONE, TWO), NOTHING, now=0, wall_ns=0, at_once=True)
     assert found.adopted == ()
     assert len(found.conflicts) == 1

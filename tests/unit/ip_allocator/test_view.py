@@ -9,7 +9,7 @@ import pytest
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
 from vpccni.components.ip_allocator.blocks import Block
-from vpccni.components.ip_allocator.ledger import DoubleUse, Holding, Ledger
+from vpccni.components.ip_allocator.ledger import Change, DoubleUse, Holding, Ledger
 from vpccni.components.ip_allocator.view import View
 from vpccni.shared.messages.allocation import Assign
 from vpccni.shared.messages.base import PodRef, Sandbox
@@ -57,14 +57,20 @@ class Moment:
         )
         usable = UsableEnis(enis=[UsableEni(one.eni_id, one.device_number + 1, 9) for one in enis] if ready else [])
         self.pool = pools.build(self.inventory, usable, frozenset())
-        self.ledger = books.hold(Ledger(), [Holding(Sandbox(f"c-{one}", "eth0"), PodRef(), one) for one in held])
+        self.ledger = Ledger([Holding(Sandbox(f"c-{one}", "eth0"), PodRef(), one) for one in held])
+        self.occupancy = pools.Occupancy.of(self.pool, self.ledger)
+
+    def apply(self, change: Change) -> None:
+        self.ledger.apply(change)
+        self.occupancy.note(change)
 
     def view(self) -> View:
-        return View(self.pool, self.ledger, self.inventory, now=NOW, period_s=PERIOD_S, waiting=0)
+        return View(self.occupancy, self.ledger, self.inventory, now=NOW, period_s=PERIOD_S, waiting=0)
 
     def give(self, number: int) -> list[str]:
         asks = [Assign(sandbox=Sandbox(f"new-{one}", "eth0"), pod=PodRef()) for one in range(number)]
-        self.ledger, given = pools.assign(self.pool, self.ledger, asks, now=NOW, period_s=PERIOD_S, wall_ns=1)
+        change, given = pools.assign(self.occupancy, self.ledger, asks, now=NOW, period_s=PERIOD_S, wall_ns=1)
+        self.apply(change)
         return [holding.address for holding in given if holding]
 
 
@@ -83,7 +89,7 @@ def test_the_fullest_prefix_is_used_first_so_that_the_other_can_go() -> None:
 def test_pods_of_the_other_mode_keep_their_addresses_and_new_pods_use_the_mode_in_force() -> None:
     moment = Moment([eni(0, addresses=["10.0.0.5", "10.0.0.6"], prefixes=[PREFIX_A])], ["10.0.0.5"], by_prefix=True)
     assert moment.give(1) == ["10.0.0.16"]
-    census = pools.count(moment.pool, moment.ledger, now=NOW, period_s=PERIOD_S)
+    census = pools.count(moment.occupancy, moment.ledger, now=NOW, period_s=PERIOD_S)
     assert (census.total, census.assigned, census.pods) == (16, 1, 2)
 
 
@@ -95,9 +101,9 @@ def test_blocks_of_the_other_mode_go_when_their_last_pod_has_left_and_cooled(by_
     moment = Moment([one], [in_use], by_prefix=by_prefix)
     blocks, enis = moment.view().leftovers()
     assert ([block.item for block in blocks], enis) == ((["10.0.0.6"] if by_prefix else [PREFIX_B]), [])
-    moment.ledger = books.release(moment.ledger, [Sandbox(f"c-{in_use}", "eth0")], now=NOW - 10)
+    moment.apply(books.release(moment.ledger, [Sandbox(f"c-{in_use}", "eth0")], now=NOW - 10))
     assert len(moment.view().leftovers()[0]) == 1
-    moment.ledger = books.forget_cooled(moment.ledger, now=NOW + 60, period_s=PERIOD_S)
+    moment.apply(books.forget_cooled(moment.ledger, now=NOW + 60, period_s=PERIOD_S))
     assert len(moment.view().leftovers()[0]) == 2
 
 
@@ -108,7 +114,7 @@ def test_an_excluded_eni_gives_nothing_out_and_goes_when_it_is_empty() -> None:
     assert moment.give(2) == ["10.0.0.5"]
     blocks, gone = moment.view().leftovers()
     assert ([block.item for block in blocks], gone) == (["10.0.1.6"], [])
-    moment.ledger = books.hold(Ledger(), [])
+    moment.apply(Change(let_go=tuple(moment.ledger.held.values())))
     assert moment.view().leftovers() == ([], ["eni-1"])
     assert moment.view().shape().max_enis == 2
 
@@ -128,10 +134,19 @@ def test_a_prefix_with_one_pod_cannot_be_fenced_and_a_fenced_one_gives_nothing_o
     with pytest.raises(DoubleUse, match=r"10\.0\.0\.20"):
         books.fence(moment.ledger, [block], [])
     empty = Moment([eni(0, prefixes=[PREFIX_A])], by_prefix=True)
-    empty.ledger = books.fence(empty.ledger, [block], [])
+    empty.apply(books.fence(empty.ledger, [block], []))
     assert empty.give(1) == []
     with pytest.raises(DoubleUse, match="fenced"):
         books.hold(empty.ledger, [Holding(Sandbox("x", "eth0"), PodRef(), "10.0.0.20")])
+
+
+def test_of_a_v6_prefix_the_lowest_free_address_is_given_out_and_a_returned_one_again() -> None:
+    moment = Moment([eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
+    assert moment.give(3) == ["2001:db8:0:1::", "2001:db8:0:1::1", "2001:db8:0:1::2"]
+    moment.apply(books.release(moment.ledger, [Sandbox("new-1", "eth0")], now=NOW - 100))
+    moment.apply(books.forget_cooled(moment.ledger, now=NOW, period_s=PERIOD_S))
+    assert moment.give(4) == ["2001:db8:0:1::", "2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:1::3"]
+    assert pools.count(moment.occupancy, moment.ledger, now=NOW, period_s=PERIOD_S).assigned == 4
 
 
 def test_picking_takes_the_last_free_blocks_so_that_the_rest_stays_dense() -> None:
