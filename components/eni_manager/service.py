@@ -291,6 +291,7 @@ class Manager:
             self._process.loop.spawn(self._ask_for_the_rest(subnet_id, asked), name="rest")
         elif self._fallback and state.by_prefix and not self._terms(now).may_create:
             state.by_prefix = False
+            state.subnets = state.subnets.without_refusals(FRAGMENTED)
             self._tell("PrefixFallback", "All subnets are fragmented: single addresses are used until the next start")
 
     async def _ask_for_the_rest(self, subnet_id: SubnetId, asked: int) -> None:

@@ -118,6 +118,10 @@ class Subnets:
         """Return the picture after EC2 gave addresses of a subnet."""
         return replace(self, full={other: full for other, full in self.full.items() if other != subnet_id})
 
+    def without_refusals(self, cause: str) -> Subnets:
+        """Return the picture where refusals of one cause are forgotten: something else is asked for from now on."""
+        return replace(self, full={name: full for name, full in self.full.items() if full.cause != cause})
+
     def ask_at_most(self, subnet_id: SubnetId, count: int) -> int:
         """Return how many items to ask of a subnet."""
         full = self.full.get(subnet_id)

@@ -71,11 +71,13 @@ class Manager:
         self.peer = Peer(Path(f"/proc/{self.node.holder}/root/run/aws-node"))
         self.log = open(lab.state / "eni_manager.test.log", "ab")  # noqa: SIM115  closed in `stop`
         self.process: subprocess.Popen[str] | None = None
+        self.env: dict[str, str] = {}
+        """What the next start adds to the node's environment."""
 
     def start(self) -> None:
         argv = [sys.executable, "-m", "vpccni.components.eni_manager", "--run-dir", "/run/aws-node"]
         self.process = self.node.popen(
-            argv, stdin=subprocess.DEVNULL, stdout=self.log.fileno(), stderr=self.log.fileno()
+            argv, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log.fileno(), stderr=self.log.fileno()
         )
 
     def kill(self) -> None:
@@ -87,7 +89,9 @@ class Manager:
         if self.process is not None:
             self.process.wait(within_s)
 
-    def restart(self) -> None:
+    def restart(self, **env: str) -> None:
+        """Kill it and start it, from now on with these settings beside the node's."""
+        self.env.update(env)
         self.kill()
         self.start()
 
@@ -133,6 +137,10 @@ def addresses(inventory: Inventory) -> set[str]:
     return {address for eni in inventory.enis for address in eni.addresses}
 
 
+def prefixes(inventory: Inventory) -> set[str]:
+    return {prefix for eni in inventory.enis for prefix in eni.prefixes}
+
+
 def primary(inventory: Inventory) -> Eni:
     return next(eni for eni in inventory.enis if eni.is_primary)
 
@@ -158,6 +166,7 @@ def manager(eni_lab: Lab) -> Iterator[Manager]:
 
 def _give_all_back(manager: Manager) -> None:
     manager.lab.ec2_clear()
+    manager.env.clear()
     if manager.process is None or manager.process.poll() is not None:
         manager.start()
     manager.restart()
@@ -165,11 +174,12 @@ def _give_all_back(manager: Manager) -> None:
     deadline = time.monotonic() + 2 * WITHIN_S
     while time.monotonic() < deadline:
         inventory = manager.wait(lambda inventory: True)
-        if len(manager.ec2_enis()) == 1 and not addresses(inventory) and len(inventory.enis) == 1:
+        left = addresses(inventory) | prefixes(inventory)
+        if len(manager.ec2_enis()) == 1 and not left and len(inventory.enis) == 1:
             return
         manager.wish(
             0,
-            addresses=[(eni.eni_id, address) for eni in inventory.enis for address in eni.addresses],
+            addresses=[(eni.eni_id, address) for eni in inventory.enis for address in (*eni.addresses, *eni.prefixes)],
             enis=[eni.eni_id for eni in inventory.enis if not eni.is_primary],
         )
         time.sleep(0.2)

@@ -160,3 +160,50 @@ def test_no_choice_of_enis_needs_fewer_calls(counts: list[int], total: int) -> N
     rooms = sorted((SLOTS - count for count in counts), reverse=True)
     least = next(calls for calls in range(len(rooms) + 1) if sum(rooms[:calls]) >= missing)
     assert len(todo.assign) == least
+
+
+def with_prefixes(number: int, prefixes: int, addresses: int = 0) -> HeldEni:
+    one = eni(number, addresses)
+    return replace(one, cloud=replace(one.cloud, prefixes=tuple(f"10.{number}.{i}.0/28" for i in range(prefixes))))
+
+
+def by_prefix(wanted: CapacityTarget, seen: Picture, *, enis: int = 3) -> Plan:
+    return plan(wanted, seen, [CardLimit(0, enis)], Terms(SLOTS, unit=16), Busy())
+
+
+def test_prefixes_are_counted_in_addresses_and_rounded_up() -> None:
+    assert by_prefix(wish(17), picture(with_prefixes(0, 0))).assign == (AssignTo(EniId("eni-0"), 2),)
+    assert not by_prefix(wish(32), picture(with_prefixes(0, 2))).grows
+    assert by_prefix(wish(10 * 16), picture(with_prefixes(0, 8))).create == (CreateOn(0, 1),)
+    assert by_prefix(wish(40 * 16), picture(with_prefixes(0, 9))).short == 13 * 16
+
+
+def test_items_of_the_other_mode_occupy_slots_and_nothing_else() -> None:
+    todo = by_prefix(wish(3 * 16), picture(with_prefixes(0, 1, addresses=7)))
+    assert (todo.assign, todo.create) == ((AssignTo(EniId("eni-0"), 1),), (CreateOn(0, 1),))
+    single = planned(wish(9), picture(with_prefixes(0, 3)))
+    assert (single.assign, single.create) == ((AssignTo(EniId("eni-0"), 6),), (CreateOn(0, 3),))
+
+
+def test_what_is_surrendered_goes_kind_by_kind() -> None:
+    given_up = [("eni-0", "10.0.0.10"), ("eni-0", "10.0.0.0/28")]
+    seen = picture(with_prefixes(0, 1, addresses=1))
+    first = by_prefix(wish(0, addresses=given_up), seen)
+    assert first.unassign == (UnassignFrom(EniId("eni-0"), ("10.0.0.10",)),)
+    second = by_prefix(wish(0, addresses=given_up), apply(first, seen))
+    assert second.unassign == (UnassignFrom(EniId("eni-0"), ("10.0.0.0/28",)),)
+
+
+def test_an_excluded_eni_serves_nobody_but_keeps_its_place() -> None:
+    seen = picture(replace(eni(0, 5), excluded=True), eni(1, 2))
+    todo = planned(wish(14), seen, enis=2)
+    assert (todo.assign, todo.create, todo.short) == ((AssignTo(EniId("eni-1"), 7),), (), 5)
+
+
+def test_a_closed_subnet_is_left_alone_and_told_apart_from_the_limits() -> None:
+    closed = Terms(SLOTS, closed=frozenset({SubnetId("subnet-1")}), may_create=False)
+    todo = plan(wish(30), picture(eni(0, 4)), [CardLimit(0, 3)], closed, Busy())
+    assert (todo.grows, todo.held_back, todo.short) == (False, 23, 3)
+    creating = plan(wish(30), picture(eni(0, 4)), [CardLimit(0, 3)], replace(closed, may_create=True), Busy())
+    assert creating.create == (CreateOn(0, 9), CreateOn(0, 9))
+    assert (creating.held_back, creating.short) == (5, 3)
