@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -292,6 +293,26 @@ def _chunk(items: list[Object], limit: int, token: str) -> tuple[list[Object], s
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+    faults: Faults
+
+    def __init__(self, address: tuple[str, int], handler: type[Handler]) -> None:
+        super().__init__(address, handler)
+        self.faults = handler.faults
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def close_all(self) -> None:
+        """Cut every connection, as a killed server does."""
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
 
 def serve(store: Store, address: tuple[str, int] | None, socket_path: Path | None) -> list[Any]:
