@@ -180,6 +180,12 @@ class Node(Executor):
             return
         self.wait_ready(progress=progress)
 
+    def restart_processes(self, env: Mapping[str, str]) -> None:
+        """End the processes and start them with other settings, as a roll of the DaemonSet does. Pods stay."""
+        self.stop_processes()
+        self.env = {**self.env, **env}
+        self.start_processes()
+
     def _start_supervisor(self) -> None:
         argv = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(SUPERVISOR_CONF)]
         with open(self.folder / "supervisord.log", "ab") as log:
