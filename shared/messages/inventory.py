@@ -103,3 +103,38 @@ class Report(Message, frozen=True, kw_only=True, tag="inventory.report"):
     note: str
     pod_namespace: str = ""
     pod_name: str = ""
+
+
+class NodeFacts(Message, frozen=True, kw_only=True, tag="inventory.node_facts"):
+    """What Kubernetes says of this node; published when it changed, not before the Node object was read once.
+
+    `exists`: the Node object is there. `max_pods`: the kubelet's number, 0 when it gives none. `unschedulable`: cordoned (spec ipam.md 21).
+    `eni_config`: the name that labels and annotations choose (spec ipam.md 16); with custom networking its subnet and security groups
+    (empty: the primary ENI's), or in `eni_config_problem` why they are not known.
+    """
+
+    node_name: str
+    exists: bool
+    max_pods: int = 0
+    unschedulable: bool = False
+    eni_config: str = "default"
+    eni_config_subnet: str = ""
+    eni_config_groups: list[str] = []
+    eni_config_problem: str = ""
+
+
+class PodFact(msgspec.Struct, frozen=True):
+    """One pod of this node. `pod_eni`: the text of annotation vpc.amazonaws.com/pod-eni, empty without a branch ENI."""
+
+    uid: str
+    namespace: str
+    name: str
+    pod_eni: str = ""
+    address: str = ""
+    terminating: bool = False
+
+
+class PodFacts(Message, frozen=True, kw_only=True, tag="inventory.pod_facts"):
+    """All pods of this node as Kubernetes shows them; published soon after a change, not before the first list is complete."""
+
+    pods: list[PodFact]
