@@ -2,9 +2,11 @@
 
     python -m vpccni.bench.drive pods --count N --at-once C [--chain] [--together] [--hold] [--announce]
     python -m vpccni.bench.drive parts --count N
+    python -m vpccni.bench.drive gone --count N
 
 `pods`: each pod ADD then DEL, or with `--together` all ADDs and then all DELs; `--hold` prints a line when all are up and waits for
-the end of standard input before it deletes; `--announce` prints a line before the first ADD. `parts`: what an ADD is made of. Pods' namespaces live in a private mount namespace:
+the end of standard input before it deletes; `--announce` prints a line before the first ADD. `parts`: what an ADD is made of. `gone`: how
+long the interface outlives its DEL. Pods' namespaces live in a private mount namespace:
 nothing is left when this is killed.
 """
 
@@ -15,8 +17,10 @@ import gc
 import json
 import os
 import secrets
+import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +37,8 @@ OWN: Final = "aws-cni"
 NOTHING: Final = Path("/dev/null")
 WARM_UP: Final = 3
 FAILURES_SHOWN: Final = 5
+GONE_WITHIN_S: Final = 10.0
+GONE_POLL_S: Final = 0.005
 
 
 @dataclass
@@ -157,6 +163,34 @@ def parts(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def gone(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time from the end of each DEL until the pod's interface no longer exists, one pod at a time."""
+    made = [Pod(f"g{secrets.token_hex(3)}-{number}") for number in range(arguments.count)]
+    driver = Driver(folder, chain=False)
+    spent: list[float] = []
+    for pod in made:
+        make_netns(pod.name)
+        try:
+            run_all([driver.job(pod, "ADD")], at_once=1)
+            ifindex = socket.if_nametoindex(pod.result["interfaces"][0]["name"]) if pod.result else 0
+            run_all([driver.job(pod, "DEL")], at_once=1)
+            begin = time.perf_counter()
+            while ifindex and _exists(ifindex) and time.perf_counter() - begin < GONE_WITHIN_S:
+                time.sleep(GONE_POLL_S)
+            spent.append(time.perf_counter() - begin)
+        finally:
+            remove_netns(pod.name)
+    return {"gone": spent, "failed": len(driver.failures), "failures": driver.failures[:FAILURES_SHOWN]}
+
+
+def _exists(ifindex: int) -> bool:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
 def say(document: dict[str, Any]) -> None:
     """Print one line of JSON at once."""
     sys.stdout.write(json.dumps(document) + "\n")
@@ -166,13 +200,17 @@ def say(document: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run one verb in a private mount namespace; return the exit status."""
     parser = argparse.ArgumentParser(prog="vpccni.bench.drive")
-    parser.add_argument("verb", choices=("pods", "parts"))
+    parser.add_argument("verb", choices=("pods", "parts", "gone"))
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=1)
     for flag in ("--chain", "--together", "--hold", "--announce"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args(argv)
-    verbs: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"pods": pods, "parts": parts}
+    verbs: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+        "pods": pods,
+        "parts": parts,
+        "gone": gone,
+    }
     unshare(CLONE_NEWNS)
     mount("none", "/", flags=MS_PRIVATE | MS_REC)
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:

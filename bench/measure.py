@@ -43,6 +43,12 @@ RATE_NO_POLICY: Final = {"value": 300.0}
 RATE_POLICY: Final = {"value": 200.0}
 MEMORY_MB: Final = 180.0
 IDLE_PERCENT: Final = 0.5
+GONE_S: Final = 1.0
+GROWTH_MB: Final = 3.0
+"""What counts as no growth: less than the pages that the allocator of C hands back or keeps by chance."""
+CHURN_AT_A_TIME: Final = 250
+CALLS_A_NEW_ENI: Final = 3
+"""CreateNetworkInterface with its addresses, AttachNetworkInterface, ModifyNetworkInterfaceAttribute (spec ipam.md 13)."""
 SERVE_SOON_S: Final = 0.5
 SERVE_S: Final = 1.0
 SOON: Final = (names.IP_ALLOCATOR, names.NETLINK_PROGRAMMER)
@@ -56,10 +62,12 @@ class Size:
     burst: int = 250
     held: int = 110
     idle_s: float = 60.0
-    kills: int = 3
+    kills: int = 10
+    churn: int = 5000
+    """Pods with names of their own that come and go, to see whether memory grows; 0: left out."""
 
 
-QUICK: Final = Size(pods=40, burst=250, held=110, idle_s=10.0, kills=1)
+QUICK: Final = Size(pods=40, burst=250, held=110, idle_s=10.0, kills=1, churn=0)
 
 
 @dataclass
@@ -84,10 +92,12 @@ class Bench:
             self.idle(node)
             policy_on = self.pods(node, "policy on, tmpfs", ADD_POLICY)
             self.chain(node)
+            self.interface_gone(node)
             self.burst(node, "policy on", RATE_POLICY)
             self.parts(node, policy_on)
             self.held(node)
             self.memory(node, "after all the pods above, none left", {})
+            self.churn(node)
             self.kills(node)
             self.kills_under_adds(node)
         with self.lab("policy off, tmpfs", {**STEADY, **POLICY_OFF}) as node:
@@ -100,6 +110,8 @@ class Bench:
             self.burst(node, "policy on, disk", {})
         with self.lab("pool grows meanwhile (WARM_IP_TARGET=250)", GROWING, pool=250) as node:
             self.burst(node, "policy on, pool grows meanwhile", {})
+
+        self.calls()
 
     @contextmanager
     def lab(
@@ -154,6 +166,37 @@ class Bench:
             self.row(f"part of ADD: {label}", "ms", figures)
         self.row("part of DEL: allocator Release incl. checkpoint", "ms", percentiles(report["release"]))
         self.row("part of ADD: rest (netlink, agent, descriptors)", "ms", {"p50": add["p50"] - known})
+
+    def interface_gone(self, node: Node) -> None:
+        report = self.drive(node, "gone", "--count", str(self.size.pods // 2))
+        seconds = {name: value / 1000 for name, value in percentiles(report["gone"]).items()}
+        self.row("interface gone after DEL answered", "s", seconds, {"p99": GONE_S})
+
+    def churn(self, node: Node) -> None:
+        """Thousands of pods with names of their own: the processes must not grow."""
+        if not self.size.churn:
+            return
+        before = sum(one.pss for one in processes.memory(node).values())
+        for _ in range(self.size.churn // CHURN_AT_A_TIME):
+            self.drive(node, "pods", "--count", str(CHURN_AT_A_TIME), "--together", "--at-once", str(AT_ONCE))
+        after = sum(one.pss for one in processes.memory(node).values())
+        what = f"growth of memory (PSS) over {self.size.churn} pods, all processes"
+        self.row(what, "MB", {"value": after - before}, {"value": GROWTH_MB}, f"from {before:.0f} MB")
+
+    def calls(self) -> None:
+        """EC2 calls from the first look to `burst` pods, with the settings of the manifest."""
+        count = self.size.burst
+        self.say(f"lab: EC2 calls from 0 to {count} pods")
+        with Lab.up(LAB, nodes=1, instance_type=INSTANCE_TYPE, env={"IP_COOLDOWN_PERIOD": COOLDOWN}) as lab:
+            self.drive(lab.nodes[0], "pods", "--count", str(count), "--together", "--at-once", str(AT_ONCE))
+            enis = len(lab.ec2_picture())
+            made = {name: number for name, number in lab.ec2_counts().items() if not name.startswith("Describe")}
+        bound = 1 + CALLS_A_NEW_ENI * (enis - 1)
+        note = f"{enis} ENIs; " + ", ".join(f"{number} {name}" for name, number in sorted(made.items()))
+        self.row(
+            f"EC2 calls that change something, 0 to {count} pods", "calls", {"value": float(sum(made.values()))},
+            {"value": float(bound + enis)}, f"the planner's bound is {bound}; {note}",
+        )  # fmt: skip
 
     def drive(self, node: Node, *arguments: str) -> dict[str, Any]:
         """Run the driver inside the node to its end; return its report."""

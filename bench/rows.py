@@ -47,8 +47,8 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def ratio(row: Row, before: Mapping[str, Mapping[str, float]]) -> float | None:
     """Return the row's first figure over the same one of the last run; None when there is none to compare with."""
     name = next(iter(row.figures))
-    then = before.get(row.name, {}).get(name)
-    return row.figures[name] / then if then and not math.isnan(then) else None
+    now, then = row.figures[name], before.get(row.name, {}).get(name)
+    return now / then if then and not math.isnan(now / then) else None
 
 
 def table(rows: Sequence[Row], before: Mapping[str, Mapping[str, float]]) -> str:
