@@ -173,9 +173,9 @@ def eni_config_of(node: Node | None, configs: Mapping[str, EniConfig], keys: Eni
 
 
 class KubeFacts:
-    """See the module. `changed(max_pods)` is called when the kubelet's number of pods is known or became another one."""
+    """See the module. `changed()` is called after each change of this node's object."""
 
-    def __init__(self, process: Process, kube: Kube, *, changed: Callable[[int], None]) -> None:
+    def __init__(self, process: Process, kube: Kube, *, changed: Callable[[], None]) -> None:
         self._process, self._changed = process, changed
         self._name = process.settings.node_name
         self._keys = EniConfigKeys.of(process.raw)
@@ -217,10 +217,8 @@ class KubeFacts:
         return eni_config_of(self.node, {config.name: config for config in self.configs.objects.values()}, self._keys)
 
     def _node_changed(self, changes: Sequence[Change[Node]]) -> None:
-        node = self.node
-        if node is not None and (self._published is None or self._published.max_pods != node.max_pods):
-            self._changed(node.max_pods)
         self._publish_node()
+        self._changed()
 
     def _publish_node(self) -> None:
         if self.nodes is None or not self.nodes.synced:

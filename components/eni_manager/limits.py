@@ -13,13 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class InstanceLimits:
-    """Limits of one type. `cards`: (index, ENIs) pairs; `addresses_per_eni` includes the ENI's own primary address."""
+    """Limits of one type. `cards`: (index, ENIs) pairs; `addresses_per_eni` includes the ENI's own primary address.
+
+    `kubelet_pods`: what this node's kubelet says, 0 while that is not known.
+    """
 
     addresses_per_eni: int
     default_card: int
     cards: tuple[tuple[int, int], ...]
     hypervisor: str
     bare_metal: bool
+    kubelet_pods: int = 0
 
     @property
     def slots(self) -> int:
@@ -38,8 +42,8 @@ class InstanceLimits:
 
     @property
     def max_pods(self) -> int:
-        """The published number of pods: all secondary addresses, and two pods that share the node's address."""
-        return self.enis * self.slots + 2
+        """The kubelet's number of pods, else the published one: all secondary addresses, and two that share the node's (spec ipam.md 25)."""
+        return self.kubelet_pods or self.enis * self.slots + 2
 
     def row(self, instance_type: str) -> str:
         """Return the line of the table for this type."""

@@ -124,6 +124,12 @@ class Manager:
         self._wish = wish
         self._turn()
 
+    def kubelet_pods(self, pods: int) -> None:
+        """Take the kubelet's number of pods in place of the published one; 0: it is not known."""
+        if pods != self._state.limits.kubelet_pods:
+            self._state.limits = replace(self._state.limits, kubelet_pods=pods)
+            self._turn()
+
     # -- what the lifecycle tells
 
     def devices_in_use(self, card: int) -> set[int]:

@@ -5,16 +5,21 @@ A wish that comes earlier is kept for the manager; the latest one counts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.imds import Imds
+from vpccni.components.eni_manager.kube_facts import KubeFacts
 from vpccni.components.eni_manager.limits import InstanceLimits, find_limits
+from vpccni.components.eni_manager.reporter import Reporter
+from vpccni.components.eni_manager.reports import Note
 from vpccni.components.eni_manager.service import Manager, first_pause_s
 from vpccni.shared.bus import Call
 from vpccni.shared.errors import CloudRefused
+from vpccni.shared.kube import Kube
 from vpccni.shared.messages.base import Message
 from vpccni.shared.messages.common import Done
 from vpccni.shared.messages.inventory import CapacityAccepted, CapacityTarget, Report
@@ -36,7 +41,10 @@ class Service:
             v1_allowed=process.raw.get("AWS_EC2_METADATA_V1_DISABLED", "").lower() != "true",
             on_error=lambda api: process.loop.call_from_thread(lambda: self._imds_failed(api)),
         )
-        self._cloud = Cloud(process, on_denied=self._denied)
+        kube = Kube.of(process)
+        self._facts = KubeFacts(process, kube, changed=self._facts_changed)
+        self._reporter = Reporter(process, kube, self._facts)
+        self._cloud = Cloud(process, on_denied=lambda api, sentence: self._reporter.denied(api))
         self._ec2: Ec2 | None = None
         process.handle(CapacityTarget, self._on_target)
         process.handle(Report, self._on_report)
@@ -52,6 +60,7 @@ class Service:
                 self._process.degraded("start", f"No inventory yet. {error}")
                 await self._process.loop.sleep(first_pause_s(tries))
         self._process.healthy("start")
+        self._facts_changed()
         if self._early_wish is not None:
             self._manager.wish(self._early_wish)
 
@@ -63,6 +72,8 @@ class Service:
             self._ec2 = connected
         ec2 = self._ec2
         limits = await self._limits(ec2, instance.instance_type)
+        if self._facts.node is not None:
+            limits = replace(limits, kubelet_pods=self._facts.node.max_pods)
         manager = Manager(
             self._process, self._imds, self._cloud, ec2, instance, limits, tell=self._tell, nodes=lambda: None
         )
@@ -84,21 +95,22 @@ class Service:
         return CapacityAccepted()
 
     async def _on_report(self, message: Report, call: Call) -> Message:
-        self._process.count("vpccni_reports", 1, reason=message.reason)
-        pod = f"{message.pod_namespace}/{message.pod_name}" if message.pod_name else ""
-        self._process.log.warning("report", reason=message.reason, detail=message.note, on=pod)
+        self._reporter.report(
+            Note(message.reason, message.note, pod_namespace=message.pod_namespace, pod_name=message.pod_name)
+        )
         return Done()
 
     def _imds_failed(self, api: str) -> None:
         self._process.count("awscni_aws_api_error_count", 1, api=api, error="")
 
     def _tell(self, reason: str, sentence: str) -> None:
-        self._process.count("vpccni_reports", 1, reason=reason)
-        self._process.log.warning("report", reason=reason, detail=sentence)
+        self._reporter.report(Note(reason, sentence))
 
-    def _denied(self, api: str, sentence: str) -> None:
-        self._process.count("vpccni_reports", 1, reason="MissingIAMPermissions")
-        self._process.log.warning("report", reason="MissingIAMPermissions", api=f"ec2:{api}", detail=sentence)
+    def _facts_changed(self) -> None:
+        node = self._facts.node
+        if self._manager is not None and node is not None:
+            self._manager.kubelet_pods(node.max_pods)
+            self._manager.cordoned(node.unschedulable)
 
 
 def _connect(process: Process, instance: InstanceFacts) -> Ec2:
