@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/netlink.h>
 #include <net/if.h>
 #include <poll.h>
@@ -18,9 +19,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,6 +38,10 @@
 #define STDIN_BYTES (1 << 20)
 #define REPLY_BYTES (1 << 20)
 #define TEXT_BYTES 256
+#define LINE_BYTES 4096 /* PIPE_BUF: lines of two writers do not mix */
+#define LOG_FLAGS (O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) /* a FIFO must not hold the call */
+#define ROTATE_BYTES (100 << 20)
+#define ROTATE_FILES 5
 #define DESCRIPTORS 5
 #define SPOOL_AFTER_MS 3000   /* a DEL that meets no open door this long is kept for later */
 #define CONNECT_FIRST_MS 10
@@ -60,6 +68,7 @@ static char config[STDIN_BYTES + 1], environment[ENV_BYTES], reply[REPLY_BYTES +
 static size_t config_bytes, environment_bytes;
 static char cni_version[TEXT_BYTES] = "0.4.0";
 static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1, -1};
+static int log_fd = -1; /* the descriptor that is passed on, or the runtime's standard error, which is not */
 extern char **environ;
 
 static int64_t now_ms(void)
@@ -75,21 +84,23 @@ static void pause_ms(int ms)
     nanosleep(&wait, NULL);
 }
 
-/* Print text as a JSON string: whatever bytes an error quotes, the runtime gets well-formed JSON. */
-static void put_json(const char *text)
+/* Print text as a JSON string: whatever bytes an error quotes, the reader gets well-formed JSON. */
+static void put_json(FILE *out, const char *text)
 {
-    putchar('"');
+    putc('"', out);
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
         if (c == '"' || c == '\\')
-            printf("\\%c", c);
+            fprintf(out, "\\%c", c);
         else if (c < 0x20 || c >= 0x7f)
-            printf("\\u%04x", c);
+            fprintf(out, "\\u%04x", c);
         else
-            putchar(c);
+            putc(c, out);
     }
-    putchar('"');
+    putc('"', out);
 }
+
+static void log_line(const char *level, const char *text, const char *details);
 
 __attribute__((format(printf, 3, 4))) static int fail(int code, const char *details, const char *format, ...)
 {
@@ -99,14 +110,15 @@ __attribute__((format(printf, 3, 4))) static int fail(int code, const char *deta
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     fputs("{\n    \"cniVersion\": ", stdout);
-    put_json(cni_version);
+    put_json(stdout, cni_version);
     printf(",\n    \"code\": %d,\n    \"msg\": ", code);
-    put_json(text);
+    put_json(stdout, text);
     if (details) {
         fputs(",\n    \"details\": ", stdout);
-        put_json(details);
+        put_json(stdout, details);
     }
     puts("\n}");
+    log_line("error", text, details);
     return 1;
 }
 
@@ -191,13 +203,26 @@ static int forget_pod(void)
     return -1;
 }
 
+/* Open the namespace file, and only such a file: whatever else the path names must neither hold nor mislead the call. */
+static int open_netns(const char *path)
+{
+    struct statfs about;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd >= 0 && (fstatfs(fd, &about) < 0 || about.f_type != NSFS_MAGIC)) {
+        close(fd);
+        errno = EINVAL;
+        fd = -1;
+    }
+    return fd;
+}
+
 /* Open what lives in the pod's namespace: enter it for a moment. Returns 0, or -1 with errno. */
 static int open_pod(const char *path)
 {
     int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), reason;
     if (own < 0)
         return -1;
-    descriptors[NETNS] = open(path, O_RDONLY | O_CLOEXEC);
+    descriptors[NETNS] = open_netns(path);
     if (descriptors[NETNS] < 0 || setns(descriptors[NETNS], CLONE_NEWNET) < 0) {
         forget_pod();
         reason = errno;
@@ -220,13 +245,64 @@ static int open_pod(const char *path)
     return descriptors[NETLINK_SOCKET] < 0 ? forget_pod() : 0;
 }
 
-/* Open the log the conflist names, for the programmer to write to: it does not see the host's file system. */
+/* A log that is full becomes PATH.1, and so on; of two calls at once one does it. Returns the descriptor to write to. */
+static int rotated(int fd, const char *path)
+{
+    struct stat ours, named;
+    char from[TEXT_BYTES + 16], to[TEXT_BYTES + 16];
+    if (fstat(fd, &ours) < 0 || !S_ISREG(ours.st_mode) || ours.st_size < ROTATE_BYTES || flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return fd;
+    if (stat(path, &named) == 0 && named.st_dev == ours.st_dev && named.st_ino == ours.st_ino) {
+        for (int number = ROTATE_FILES; number > 0; number--) {
+            snprintf(from, sizeof from, number > 1 ? "%s.%d" : "%s", path, number - 1);
+            snprintf(to, sizeof to, "%s.%d", path, number);
+            rename(from, to); /* the older ones need not exist */
+        }
+    }
+    close(fd);
+    return open(path, LOG_FLAGS | O_CREAT, 0640);
+}
+
+/* Open the log the conflist names, for the programmer to write to: it does not see the host's file system.
+ *
+ * Standard error is never passed on: the runtime waits until nobody holds it, and a stopped programmer would. It is opened anew,
+ * because O_NONBLOCK must not reach those who share it. */
 static void open_log(void)
 {
-    char path[TEXT_BYTES] = "";
+    char path[TEXT_BYTES] = "stderr";
     top_level("pluginLogFile", path, sizeof path);
-    if (*path == '/') /* stderr and stdout are no paths; O_NONBLOCK: a FIFO must not hold the call */
-        descriptors[LOG_FILE] = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+    if (!strcasecmp(path, "stderr"))
+        log_fd = open("/proc/self/fd/2", LOG_FLAGS);
+    else if (*path == '/' && (log_fd = open(path, LOG_FLAGS | O_CREAT, 0640)) >= 0)
+        descriptors[LOG_FILE] = log_fd = rotated(log_fd, path);
+}
+
+/* Write what only the plugin knows into its log: one write, which may be lost (the form is that of dataplane.md 4.7). */
+static void log_line(const char *level, const char *text, const char *details)
+{
+    char line[LINE_BYTES], msg[LINE_BYTES / 8], stamp[32], least[TEXT_BYTES] = "debug"; /* a byte becomes six at most */
+    struct timespec now;
+    struct tm utc;
+    top_level("pluginLogLevel", least, sizeof least);
+    int is_error = !strcmp(level, "error"), is_info = !strcmp(level, "info");
+    if (log_fd < 0 || !strcasecmp(least, "fatal") || (!is_error && !strcasecmp(least, "error")) ||
+        (is_info && !strncasecmp(least, "warn", 4)))
+        return;
+    FILE *out = fmemopen(line, sizeof line, "w");
+    if (!out)
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", gmtime_r(&now.tv_sec, &utc));
+    fprintf(out, "{\"level\": \"%s\", \"ts\": \"%s.%03ldZ\", \"caller\": \"cni/aws-cni.c\", \"msg\": ", level, stamp, now.tv_nsec / 1000000);
+    snprintf(msg, sizeof msg, "%s %s: %s%s%s", getenv("CNI_COMMAND"), getenv("CNI_CONTAINERID") ? getenv("CNI_CONTAINERID") : "", text,
+             details ? ": " : "", details ? details : "");
+    put_json(out, msg);
+    fputs("}\n", out);
+    fflush(out);
+    long bytes = ftell(out);
+    fclose(out);
+    if (bytes > 0 && write(log_fd, line, (size_t)bytes) < 0)
+        log_fd = -1; /* full or stuck: the call matters more */
 }
 
 /* Connect, but not past the deadline: a stopped door's backlog fills, and connect would wait for ever. */
@@ -326,6 +402,7 @@ static int converse(int fd, int kind, int64_t deadline)
         return -1;
     if (memcmp(head.magic, "VCNR", 4) || head.version != 1 || head.bytes > REPLY_BYTES || receive(fd, reply, head.bytes, deadline))
         return -1;
+    reply[head.bytes] = 0;
     fwrite(reply, 1, head.bytes, stdout);
     return head.exit_code;
 }
@@ -379,16 +456,21 @@ static int forward(const char *command, int deadline_ms)
             wait = CONNECT_FIRST_MS;
             int code = converse(fd, KIND_CNI, deadline);
             close(fd);
-            if (code >= 0)
+            if (code >= 0) {
+                if (descriptors[LOG_FILE] < 0) /* else the programmer wrote */
+                    log_line(code ? "error" : "info", code ? "failed" : "done", reply);
                 return code;
+            }
         }
         pause_ms(wait);
         wait = wait * 2 > CONNECT_AT_MOST_MS ? CONNECT_AT_MOST_MS : wait * 2;
     }
     const char *state = reached ? "it does not answer" : "nobody listens";
     if (is_delete) {
-        if (spool(folder) == 0)
+        if (spool(folder) == 0) {
+            log_line("warn", "the deletion is kept for later", state);
             return 0;
+        }
         return fail(11, strerror(errno), "the deletion can neither be carried out (%s: %s) nor kept in %s", door, state, folder);
     }
     if (!strcmp(command, "STATUS"))
@@ -435,7 +517,7 @@ static int version_reply(void)
     char asked[TEXT_BYTES] = "1.1.0";
     top_level("cniVersion", asked, sizeof asked);
     fputs("{\"cniVersion\":", stdout);
-    put_json(asked);
+    put_json(stdout, asked);
     puts(",\"supportedVersions\":[" VERSIONS "]}");
     return 0;
 }
@@ -470,6 +552,7 @@ int main(int count, char **arguments)
     top_level("cniVersion", cni_version, sizeof cni_version);
     if (!strcmp(command, "VERSION"))
         return version_reply();
+    open_log();
     size_t known = 0;
     while (known < sizeof commands / sizeof *commands && strcmp(commands[known].name, command))
         known++;
@@ -492,8 +575,7 @@ int main(int count, char **arguments)
     if (gather_environment())
         return fail(4, NULL, "the CNI_* variables are longer than %d bytes", ENV_BYTES);
     if (netns && *netns && open_pod(netns) < 0 && strcmp(command, "DEL"))
-        return fail(4, strerror(errno), "the network namespace %.200s of container %.80s cannot be entered", netns, container ? container : "");
+        return fail(4, errno == EINVAL ? "It is no network namespace" : strerror(errno), "the network namespace %.200s of container %.80s cannot be entered", netns, container ? container : "");
     descriptors[HOST_SYSCTL] = open("/proc/sys/net", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    open_log();
     return forward(command, commands[known].deadline_ms);
 }

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vpccni.components.netlink_programmer.naming import dummy_name
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, dummy_name
 from vpccni.shared.errors import CniFailure
 from vpccni.shared.messages.base import PodRef, Sandbox
 
@@ -147,6 +147,18 @@ def previous_addresses(previous: Mapping[str, Any] | None) -> list[str]:
     if isinstance(ip4, dict):
         found.append(ip4.get("ip", ""))
     return [address.split("/")[0] for address in found if isinstance(address, str) and "." in address]
+
+
+def previous_tables(previous: Mapping[str, Any] | None) -> list[int]:
+    """Return the tables a stored result names in the container entries' `mac` (spec dataplane.md 4.5), and the main one."""
+    interfaces = (previous or {}).get("interfaces")
+    found = {MAIN_TABLE}
+    if isinstance(interfaces, list):
+        for entry in interfaces:
+            mac = entry.get("mac", "") if isinstance(entry, dict) else ""
+            if isinstance(mac, str) and mac.isascii() and mac.isdigit() and int(mac) > 1:
+                found.add(int(mac))
+    return sorted(found)
 
 
 def stdin_version(stdin: bytes) -> str:

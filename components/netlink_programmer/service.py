@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from vpccni.components.netlink_programmer import kernel, rtnl
+from vpccni.components.netlink_programmer import kernel, plugin_log, rtnl
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.enis import EniKeeper
@@ -22,9 +22,9 @@ from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK,
 from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
-from vpccni.components.netlink_programmer.wiring import Wired, Wirer
+from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
-from vpccni.shared.errors import BusError, CniFailure, KernelRefused
+from vpccni.shared.errors import BusError, CniFailure
 from vpccni.shared.loop import Future
 from vpccni.shared.messages.allocation import PoolState, Release, Released
 from vpccni.shared.messages.base import Message, Sandbox
@@ -95,16 +95,21 @@ class ProgrammerService:
     async def _answer(self, frame: Frame, reply: Reply) -> None:
         started = self._process.loop.clock()
         trace = uuid.uuid4().hex[:12]
-        command = frame.env.get("CNI_COMMAND", "")
+        command, container = frame.env.get("CNI_COMMAND", ""), frame.env.get("CNI_CONTAINERID", "")
+        told = plugin_log.PluginLog(frame, lost=self._log_line_lost)
         try:
             request = cni.parse(frame.env, frame.stdin)
+            told.set_level(plugin_log.level_of(request))
+            told.debug(plugin_log.begun(request, trace))
             if frame.env.get("VPCCNI_PLUGIN") == EGRESS:
                 text = cni.pass_on(request)
             else:
                 text = await self._carry_out(request, frame, trace=trace)
             code = 0
+            told.info(plugin_log.done(request, text, self._ms_since(started), trace))
         except CniFailure as error:
             code, text = 1, cni.failure(error, cni.stdin_version(frame.stdin))
+            told.error(plugin_log.failed(command, container, error, trace))
             self._process.log.warning(
                 "cni call failed", trace=trace, kind=command, code=error.cni_code, error=str(error)
             )
@@ -114,17 +119,18 @@ class ProgrammerService:
                 f"{command} broke", cni_code=cni.CODE_OWN, why=repr(error)[:300], remedy=f"See trace {trace}"
             )
             code, text = 1, cni.failure(failure, cni.stdin_version(frame.stdin))
+            told.error(plugin_log.failed(command, container, failure, trace))
         self._process.count("vpccni_cni_calls", command=command, code=str(code))
-        took = round((self._process.loop.clock() - started) * 1000, 2)
         self._process.log.info(
-            "cni call",
-            trace=trace,
-            kind=command,
-            container=frame.env.get("CNI_CONTAINERID", "")[:13],
-            code=code,
-            ms=took,
+            "cni call", trace=trace, kind=command, container=container[:13], code=code, ms=self._ms_since(started)
         )
         reply(code, text)
+
+    def _log_line_lost(self) -> None:
+        self._process.count("vpccni_plugin_log_lines_lost")
+
+    def _ms_since(self, started: float) -> float:
+        return round((self._process.loop.clock() - started) * 1000, 2)
 
     async def _carry_out(self, request: CniRequest, frame: Frame, *, trace: str) -> str:
         deadline = self._process.loop.clock() + (frame.deadline_s or ADD_DEADLINE_S) - MARGIN_S
@@ -213,7 +219,7 @@ class ProgrammerService:
         ours = found is not None and (owner is None or owner[0] == request.sandbox)
         for address in cni.previous_addresses(request.previous):
             if address not in in_use:
-                for table in _tables(request):
+                for table in cni.previous_tables(request.previous):
                     self._wirer.remove_address(address=address, table=table, ifindex=found[0] if found and ours else 0)
         if found is not None and ours:
             self._wirer.retire(name, found[0])
@@ -270,7 +276,7 @@ class ProgrammerService:
         self._process.loop.spawn(self._dig_all(graves), name="link deletion")
 
     async def _dig_all(self, graves: list[int]) -> None:
-        await self._process.loop.in_thread(_delete_links, graves)
+        await self._process.loop.in_thread(delete_links, graves)
 
     # -- CHECK, STATUS, GC
 
@@ -385,27 +391,3 @@ class ProgrammerService:
             self._process.degraded("unclaimed", f"pods of unknown owner use {', '.join(addresses)}: not given out")
         else:
             self._process.healthy("unclaimed")
-
-
-def _tables(request: CniRequest) -> list[int]:
-    """Return the tables a stored result names in the container entries' `mac` (spec dataplane.md 4.5)."""
-    interfaces = (request.previous or {}).get("interfaces")
-    found = {254}
-    if isinstance(interfaces, list):
-        for entry in interfaces:
-            mac = entry.get("mac", "") if isinstance(entry, dict) else ""
-            if isinstance(mac, str) and mac.isascii() and mac.isdigit() and int(mac) > 1:
-                found.add(int(mac))
-    return sorted(found)
-
-
-def _delete_links(ifindexes: list[int]) -> None:
-    wirer = Wirer(rtnl.RouteSocket(), bury=lambda _: None)
-    try:
-        for ifindex in ifindexes:
-            try:
-                wirer.delete_now(ifindex)
-            except KernelRefused:
-                continue  # busy for the moment: the next start's survey finds it by its parting name
-    finally:
-        wirer.close()

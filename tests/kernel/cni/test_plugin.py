@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from vpccni.components.netlink_programmer.frontdoor import (
     Frame,
     Reply,
 )
+from vpccni.components.netlink_programmer.plugin_log import PluginLog
 from vpccni.components.netlink_programmer.rtnl import RouteSocket
 from vpccni.components.netlink_programmer.spool import Spool
 
@@ -158,7 +161,132 @@ def test_the_door_can_append_to_the_log_that_the_conflist_names(
     assert log.read_text() == "before\nafter\n"
 
 
-@pytest.mark.parametrize("path", ["stderr", "relative.log", "/run/there-is-none/plugin.log"])
+@pytest.mark.parametrize("config", [{}, {"pluginLogFile": ""}, {"pluginLogFile": "StdErr"}])
+def test_standard_error_as_log_is_the_plugins_own_and_nobody_else_holds_it(
+    plugin: Plugin, open_door: OpenDoor, config: dict[str, str]
+) -> None:
+    frames: list[set[int]] = []
+
+    def keep(frame: Frame, reply: Reply) -> None:
+        frames.append(set(frame.descriptors))
+        reply(0 if frame.env["CNI_COMMAND"] == "ADD" else 1, ANSWER)
+
+    open_door(keep)
+    for command, level in (("ADD", "info"), ("DEL", "error")):
+        ended = plugin.call(env(command), json.dumps(config).encode())
+        assert ended.out.decode() == ANSWER
+        line = json.loads(ended.err)
+        assert (line["level"], line["msg"].split()[:2]) == (level, [command, "c1:"])
+        assert "answers" in line["msg"]
+        assert LOG not in frames.pop()
+
+
+def test_a_standard_error_that_nobody_reads_holds_no_call(plugin: Plugin, open_door: OpenDoor) -> None:
+    open_door(answer)
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        done = subprocess.run(
+            [plugin.path], env=env("ADD"), input=b"{}", stdout=subprocess.PIPE, stderr=writing, timeout=10, check=True
+        )
+        assert done.stdout.decode() == ANSWER
+        assert os.get_blocking(writing), "those who share it still may wait"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("level", "lines"), [("debug", 1), ("Warn", 1), ("ERROR", 1), ("fatal", 0), ("no such level", 1)]
+)
+def test_what_the_plugin_alone_knows_stands_in_its_log(plugin: Plugin, tmp_path: Path, level: str, lines: int) -> None:
+    config = {"pluginLogFile": str(tmp_path / "plugin.log"), "pluginLogLevel": level}
+    plugin.call(env("ADD", CNI_NETNS='/etc/pass"wd\x01'), json.dumps(config).encode())
+    told = [json.loads(line) for line in (tmp_path / "plugin.log").read_text().splitlines()]
+    assert len(told) == lines
+    for line in told:
+        assert list(line) == ["level", "ts", "caller", "msg"]
+        assert line["level"] == "error"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["ts"])
+        assert "c1" in line["msg"]
+        assert "cannot be entered" in line["msg"]
+
+
+def test_a_log_line_however_long_its_message_is_one_write(plugin: Plugin, tmp_path: Path) -> None:
+    config = {"pluginLogFile": str(tmp_path / "plugin.log")}
+    plugin.call(env("ADD", CNI_NETNS="/\x01" * 1000, CNI_CONTAINERID="c" * 3000), json.dumps(config).encode())
+    (line,) = (tmp_path / "plugin.log").read_text().splitlines()
+    assert json.loads(line)["level"] == "error"
+    assert len(line) < 4096
+
+
+def test_a_log_of_100_mb_is_put_aside_five_are_kept(plugin: Plugin, open_door: OpenDoor, tmp_path: Path) -> None:
+    log = tmp_path / "plugin.log"
+
+    def write(frame: Frame, reply: Reply) -> None:
+        os.write(frame.descriptors[LOG], b"new\n")
+        reply(0, ANSWER)
+
+    open_door(write)
+    for number in range(1, 6):
+        (tmp_path / f"plugin.log.{number}").write_text(f"{number}")
+    log.touch()
+    os.truncate(log, 100 << 20)  # sparse
+    assert plugin.call(env("ADD"), json.dumps({"pluginLogFile": str(log)}).encode()).code == 0
+    assert log.read_text() == "new\n"
+    assert (tmp_path / "plugin.log.1").stat().st_size == 100 << 20
+    assert [(tmp_path / f"plugin.log.{number}").read_text() for number in range(2, 6)] == ["1", "2", "3", "4"]
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("kind", ["pipe", "full pipe"])
+def test_a_log_that_is_a_pipe_holds_no_call(plugin: Plugin, open_door: OpenDoor, tmp_path: Path, kind: str) -> None:
+    pipe = tmp_path / "plugin.log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if kind == "full pipe" else -1
+    outcomes: list[str] = []
+
+    def write(frame: Frame, reply: Reply) -> None:
+        log = PluginLog(frame, lost=lambda: outcomes.append("lost"))
+        for _ in range(100):
+            log.info("x" * 2000)
+        reply(0, ANSWER)
+
+    open_door(write)
+    begin = time.monotonic()
+    assert plugin.call(env("ADD"), json.dumps({"pluginLogFile": str(pipe)}).encode()).code == 0
+    assert time.monotonic() - begin < 5
+    if reader >= 0:
+        os.close(reader)
+        assert 50 < len(outcomes) < 100, "what fits into the pipe is written, the rest is lost and counted"
+    else:
+        assert outcomes == [], "without a reader there is no log"
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
+@pytest.mark.parametrize("kind", ["pipe", "other namespace"])
+def test_a_netns_that_is_none_holds_no_call(
+    plugin: Plugin, open_door: OpenDoor, tmp_path: Path, command: str, kind: str
+) -> None:
+    open_door(answer)
+    path = tmp_path / "netns" if kind == "pipe" else Path("/proc/self/ns/mnt")
+    if kind == "pipe":
+        os.mkfifo(path)
+    begin = time.monotonic()
+    ended = plugin.call(env(command, CNI_NETNS=str(path)), STDIN)
+    assert time.monotonic() - begin < 2
+    if command == "DEL":
+        assert (ended.code, ended.out.decode()) == (0, ANSWER)
+    else:
+        assert (ended.code, ended.json()["code"]) == (1, 4)
+        assert ended.json()["details"] == "It is no network namespace"
+
+
+@pytest.mark.parametrize("path", ["stdout", "relative.log", "/run/there-is-none/plugin.log"])
 def test_a_log_that_is_no_file_path_or_cannot_be_opened_fails_no_call(
     plugin: Plugin, open_door: OpenDoor, path: str
 ) -> None:

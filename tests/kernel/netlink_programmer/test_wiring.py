@@ -10,8 +10,7 @@ import pytest
 
 from vpccni.components.netlink_programmer import rtnl
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE, alias_of, host_veth_name
-from vpccni.components.netlink_programmer.service import _delete_links
-from vpccni.components.netlink_programmer.wiring import VethPair, Wired, Wirer
+from vpccni.components.netlink_programmer.wiring import VethPair, Wired, Wirer, delete_links
 from vpccni.shared.errors import KernelRefused
 from vpccni.shared.messages.base import PodRef, Sandbox
 
@@ -231,7 +230,7 @@ def test_burying_deletes_what_is_there_and_keeps_no_descriptor(node: Node, new_p
     first, second = make_pair(node, new_pod()), make_pair(node, new_pod(), host_veth="eni00000000002")
 
     def bury(*ifindexes: int) -> int:
-        _delete_links(list(ifindexes))
+        delete_links(list(ifindexes))
         return len(os.listdir("/proc/self/fd"))
 
     assert node.do(lambda: bury(first.ifindex)) == node.do(lambda: bury(first.ifindex, second.ifindex))
