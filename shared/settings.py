@@ -32,9 +32,6 @@ UNSUPPORTED_BOOLS: Final = {
     "ENABLE_MULTI_NIC": False,
     "ANNOTATE_POD_IP": False,
     "ENABLE_V6_EGRESS": False,
-    "ENABLE_IMDS_ONLY_MODE": False,
-    "DISABLE_NETWORK_RESOURCE_PROVISIONING": False,
-    "AWS_MANAGE_ENIS_NON_SCHEDULABLE": False,
 }
 """Settings whose feature this release does not have: another value than the default stops the start, by name."""
 
@@ -53,6 +50,9 @@ class Settings:
     manage_untagged_eni: bool = True  # MANAGE_UNTAGGED_ENI
     subnet_discovery: bool = True  # ENABLE_SUBNET_DISCOVERY
     leaked_eni_cleanup: bool = True  # not DISABLE_LEAKED_ENI_CLEANUP
+    imds_only: bool = False  # ENABLE_IMDS_ONLY_MODE
+    provisioning: bool = True  # not DISABLE_NETWORK_RESOURCE_PROVISIONING, and not IMDS-only
+    manage_unschedulable: bool = False  # AWS_MANAGE_ENIS_NON_SCHEDULABLE
     network_policy_mode: str = ""  # NETWORK_POLICY_ENFORCING_MODE, lower case; "": no agent in the path
     cluster_name: str = ""  # CLUSTER_NAME
     node_name: str = ""  # MY_NODE_NAME
@@ -167,6 +167,9 @@ def read(raw: Mapping[str, str]) -> Reading:
         manage_untagged_eni=reader.flag("MANAGE_UNTAGGED_ENI", True),
         subnet_discovery=reader.flag("ENABLE_SUBNET_DISCOVERY", True, empty_is_unset=True),
         leaked_eni_cleanup=not reader.flag("DISABLE_LEAKED_ENI_CLEANUP", False),
+        imds_only=(imds_only := reader.flag("ENABLE_IMDS_ONLY_MODE", False)),
+        provisioning=not (reader.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING", False) or imds_only),
+        manage_unschedulable=reader.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE", False, empty_is_unset=True),
         network_policy_mode=_policy_mode(reader),
         cluster_name=reader.text("CLUSTER_NAME"),
         node_name=reader.text("MY_NODE_NAME"),

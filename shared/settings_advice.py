@@ -34,9 +34,9 @@ TABLE: Final = _rows("""
     WARM_PREFIX_TARGET | warm_prefix_target | free /28 prefixes to hold
     MAX_ENI | max_eni | most ENIs of this node (0: what the type allows)
     IP_COOLDOWN_PERIOD | ip_cooldown_s | seconds before a released address is given out again
-    AWS_MANAGE_ENIS_NON_SCHEDULABLE | | go on adding and freeing ENIs on a cordoned node
-    DISABLE_NETWORK_RESOURCE_PROVISIONING | | change nothing at EC2
-    ENABLE_IMDS_ONLY_MODE | | never ask EC2, only instance metadata
+    AWS_MANAGE_ENIS_NON_SCHEDULABLE | manage_unschedulable | go on adding and freeing ENIs on a cordoned node
+    DISABLE_NETWORK_RESOURCE_PROVISIONING | provisioning | whether ENIs and addresses are changed at EC2
+    ENABLE_IMDS_ONLY_MODE | imds_only | never ask EC2, only instance metadata
     DISABLE_LEAKED_ENI_CLEANUP | leaked_eni_cleanup | whether ENIs that crashed nodes left are deleted
     ENABLE_IPv4 | | pods get IPv4 addresses
     ENABLE_IPv6 | | pods get IPv6 addresses

@@ -182,6 +182,10 @@ class Rules:
     instance: InstanceFacts
     manage_untagged: bool
 
+    def own_tags(self) -> dict[str, str]:
+        """Return the tags by which an ENI is known as this instance's."""
+        return {TAG_INSTANCE: self.instance.instance_id}
+
     def is_managed(self, eni: CloudEni) -> bool:
         """Apply the unmanaged rule; the primary always is managed, an efa-only ENI has no addresses and never is."""
         if eni.eni_id == self.instance.primary_eni:
@@ -220,6 +224,8 @@ def differs(picture: Picture, listed: Sequence[MetadataEni], *, now: float) -> b
         held = picture.enis.get(eni.eni_id)
         if held is None or eni.problem:
             continue
+        if held.problem:
+            return True  # it can be read again
         odd = {*eni.addresses[1:], *eni.prefixes} ^ set(held.all_items)
         if any(name not in picture.settling or name in settled for name in odd):
             return True

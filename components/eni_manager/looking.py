@@ -3,6 +3,10 @@
 Metadata is read every minute and makes EC2 be asked when it shows something else. EC2 itself is asked every LOOK_S: tags (`no_manage`)
 and subnet tags are seen nowhere else, and both must be noticed within two minutes (spec ipam.md W14, W30). The pauses are uneven so
 that the nodes of a cluster do not ask together. A read that fails is said and changes nothing (spec ipam.md W1).
+
+    start -> metadata -> (EC2 silent or refusing: what is remembered and metadata shows, provisional) -> first look -> settled
+
+With ENABLE_IMDS_ONLY_MODE metadata stands for EC2 and EC2 is never asked.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vpccni.components.eni_manager.cloud import Cloud
-from vpccni.components.eni_manager.facts import MetadataEni
+from vpccni.components.eni_manager.facts import CloudEni, MetadataEni
+from vpccni.components.eni_manager.hindrance import LOOK
 from vpccni.components.eni_manager.imds import Imds
-from vpccni.components.eni_manager.inventory import Rules, differs, look
+from vpccni.components.eni_manager.inventory import Picture, Rules, differs, look
 from vpccni.components.eni_manager.lifecycle import Lifecycle
+from vpccni.components.eni_manager.remembered import Remembered, from_metadata, vouched
 from vpccni.components.eni_manager.state import State
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.loop import Future
@@ -32,10 +38,15 @@ LOOK_S: Final = 95.0
 UNEVEN: Final = 0.1
 SUBNETS_AT_START_S: Final = 2.0
 """How long the first inventory waits for the subnets; later ones correct it."""
+PROVISIONAL_AFTER_S: Final = 0.7
+"""How long EC2 may be silent at start before pods are served from what is remembered (spec ipam.md W35: below 2 s in all)."""
 
 
 class Looking:
-    """See the module. `changed()` is called after each read that may have changed the state."""
+    """See the module. `changed()` is called after each read that may have changed the state.
+
+    `provisional`: EC2 has not shown the ENIs yet, so nothing may be changed.
+    """
 
     def __init__(
         self,
@@ -45,11 +56,14 @@ class Looking:
         ec2: Ec2,
         state: State,
         life: Lifecycle,
+        remembered: Remembered,
         *,
         changed: Callable[[], None],
     ) -> None:
         self._process, self._imds, self._cloud, self._ec2 = process, imds, cloud, ec2
         self._state, self._life, self._changed = state, life, changed
+        self._remembered = remembered
+        self.provisional = True
         self._rules = Rules(state.instance, process.settings.manage_untagged_eni)
         self._running: Future[None] | None = None
 
@@ -58,12 +72,33 @@ class Looking:
         return self._rules
 
     async def first(self) -> None:
-        """Read everything once; raise `CloudRefused` when metadata or EC2's list of ENIs cannot be had."""
+        """Read metadata, then EC2 until it answers; raise `CloudRefused` only where metadata cannot be had."""
         subnets = self._subnets_or_too_late()
         await self._read_vpc()
         listed = await self._read(self._imds.enis)
+        timer = self._process.loop.call_later(PROVISIONAL_AFTER_S, lambda: self._serve_remembered(listed))
         await subnets
-        await self.look(listed)
+        tries = 0
+        while self.provisional:
+            try:
+                await self.look(listed if tries == 0 else None)
+            except CloudRefused as error:
+                tries += 1
+                self._process.degraded("look", f"EC2 has not shown this instance's ENIs yet. {error}")
+                self._serve_remembered(listed)
+                await self._process.loop.sleep(LOOK.pause_s(tries, random.random()))
+        timer.cancel()
+
+    def _serve_remembered(self, listed: list[MetadataEni]) -> None:
+        state = self._state
+        if not self.provisional or state.picture.enis or not self._remembered.enis:
+            return
+        hidden, now = self._life.hidden(), self._process.loop.clock()
+        enis = [eni for eni in self._remembered.enis if eni.eni_id not in hidden]
+        state.show(Picture(vouched(self._rules, enis, listed, self._remembered.cidrs, now=now)))
+        self._process.log.warning("enis served from memory", count=len(enis), why="EC2 has not answered yet")
+        self._process.serving()
+        self._changed()
 
     def begin(self) -> None:
         """Go on reading, each on its own time."""
@@ -84,30 +119,47 @@ class Looking:
         while self._running is not None:
             await self._running
         self._running = running = Future[None]()
-        instance_id = self._state.instance.instance_id
         try:
             if listed is None:
                 listed = await self._read(self._imds.enis)
-            described = await self._cloud.call(
-                "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(instance_id), routine=routine
-            )
+            described = await self._describe(listed, routine=routine)
         finally:
             self._running = None
             running.set(None)
         state, hidden = self._state, self._life.hidden()
-        settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in state.picture.enis]
+        before = Picture() if self.provisional else state.picture
+        settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in before.enis]
         now = self._process.loop.clock()
-        picture, findings = look(state.picture, self._rules, listed, settled, now=now, subnets=state.subnets.cidrs())
+        picture, findings = look(before, self._rules, listed, settled, now=now, subnets=state.subnets.cidrs())
+        self.provisional = False
         state.show(picture)
         for finding in findings:
             self._process.count("awscni_ipamd_error_count", 1, fn=finding.kind)
             self._process.log.warning("inventory differs", kind=finding.kind, on=finding.on, why=finding.why)
         self._process.healthy("look")
+        self._tell_unusable()
         self._changed()
+
+    def _tell_unusable(self) -> None:
+        odd = [f"{eni.eni_id} is unusable: {eni.problem}" for eni in self._state.picture.enis.values() if eni.problem]
+        if odd:
+            self._process.degraded("enis", "; ".join(sorted(odd)))
+        else:
+            self._process.healthy("enis")
+
+    async def _describe(self, listed: list[MetadataEni], *, routine: bool) -> list[CloudEni]:
+        if self._process.settings.imds_only:
+            return from_metadata(listed, self._remembered.enis, self._rules)
+        instance_id = self._state.instance.instance_id
+        return await self._cloud.call(
+            "DescribeNetworkInterfaces", lambda: self._ec2.enis_of_instance(instance_id), routine=routine
+        )
 
     async def read_subnets(self) -> None:
         """Read the subnets of the VPC and zone; where it fails what was read before stays in force."""
         state = self._state
+        if self._process.settings.imds_only:
+            return
         vpc_id, zone = state.instance.vpc_id, state.instance.availability_zone
         try:
             seen = await self._cloud.call("DescribeSubnets", lambda: self._ec2.subnets(vpc_id, zone), routine=True)

@@ -9,7 +9,7 @@ from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.hindrance import ENI_LIMIT, Hindrance
 from vpccni.components.eni_manager.inventory import Picture
 from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
-from vpccni.components.eni_manager.planner import Plan
+from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, Plan
 from vpccni.components.eni_manager.subnets import Subnets
 from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
 
@@ -18,11 +18,18 @@ NO_SUBNET_ADVICE: Final = (
     "no subnet may be used for pods: see the tags kubernetes.io/role/cni and cni.networking.k8s.aws/cluster/..."
 )
 
+RESTRAINTS: Final = {
+    CORDONED: "the node is cordoned: no ENI and no address is added (AWS_MANAGE_ENIS_NON_SCHEDULABLE=true would)",
+    PROVISIONING_OFF: "EC2 is not to be changed: see DISABLE_NETWORK_RESOURCE_PROVISIONING and ENABLE_IMDS_ONLY_MODE",
+}
+
 
 def growth_of(hindrance: Hindrance, plan: Plan, subnets: Subnets, instance_type: str, *, now: float) -> Growth:
     """Return what keeps the pool from growing; the obstacle that ends first is told first."""
     if hindrance.cause:
         return hindrance.growth()
+    if plan.restraint:
+        return Growth(plan.restraint, RESTRAINTS[plan.restraint], 0.0)
     if plan.held_back and not subnets.candidates():
         return Growth(NO_SUBNET, NO_SUBNET_ADVICE, 0.0)
     full = subnets.obstacle(now=now) if plan.held_back else None

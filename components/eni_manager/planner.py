@@ -13,10 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from vpccni.components.eni_manager.inventory import HeldEni, Picture
 from vpccni.shared.messages.inventory import CapacityTarget, CardLimit, CardTarget
 from vpccni.shared.names import EniId, SubnetId
+
+CORDONED: Final = "CORDONED"
+"""The node takes no new pods (spec ipam.md 21)."""
+PROVISIONING_OFF: Final = "PROVISIONING_OFF"
+"""DISABLE_NETWORK_RESOURCE_PROVISIONING or ENABLE_IMDS_ONLY_MODE: EC2 is not to be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to call. `short`: addresses that the limits do not allow; `held_back`: addresses that no open subnet can give."""
+    """What to call.
+
+    `short`: addresses that the limits do not allow; `held_back`: addresses that no open subnet can give; `restraint`: why growth that is
+    wished and possible is not in the plan.
+    """
 
     assign: tuple[AssignTo, ...] = ()
     create: tuple[CreateOn, ...] = ()
@@ -67,6 +77,7 @@ class Plan:
     free: tuple[EniId, ...] = ()
     short: int = 0
     held_back: int = 0
+    restraint: str = ""
 
     @property
     def grows(self) -> bool:
@@ -97,6 +108,16 @@ def plan(wish: CapacityTarget, picture: Picture, cards: Sequence[CardLimit], ter
         free=tuple(step for part in parts for step in part.free),
         short=sum(part.short for part in parts),
         held_back=sum(part.held_back for part in parts),
+    )
+
+
+def restrained(todo: Plan, restraint: str) -> Plan:
+    """Return the plan without what a restraint forbids. Addresses are given back all the same, unless provisioning is off."""
+    if not restraint:
+        return todo
+    unassign = todo.unassign if restraint == CORDONED else ()
+    return Plan(
+        unassign=unassign, short=todo.short, held_back=todo.held_back, restraint=restraint if todo.grows else ""
     )
 
 

@@ -34,7 +34,19 @@ from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
 from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
-from vpccni.components.eni_manager.planner import AssignTo, Busy, CreateOn, Plan, Terms, UnassignFrom, plan
+from vpccni.components.eni_manager.planner import (
+    CORDONED,
+    PROVISIONING_OFF,
+    AssignTo,
+    Busy,
+    CreateOn,
+    Plan,
+    Terms,
+    UnassignFrom,
+    plan,
+    restrained,
+)
+from vpccni.components.eni_manager.remembered import Remembered
 from vpccni.components.eni_manager.state import State
 from vpccni.components.eni_manager.subnets import FULL_S, Subnets
 from vpccni.components.eni_manager.upkeep import CountNodes, Upkeep
@@ -88,10 +100,14 @@ class Manager:
         self._fallback = process.raw.get("VPCCNI_PREFIX_FALLBACK", "") in TRUE
         journal = Journal(process.run_dir / "eni_manager.journal")
         self._life = Lifecycle(process.loop, cloud, ec2, journal, instance_id=instance.instance_id, owner=self)
-        self._looking = Looking(process, imds, cloud, ec2, self._state, self._life, changed=self._turn)
+        self._remembered = Remembered(process.run_dir / "eni_manager.enis", instance.instance_id)
+        self._looking = Looking(
+            process, imds, cloud, ec2, self._state, self._life, self._remembered, changed=self._turn
+        )
         self._upkeep = Upkeep(process, cloud, ec2, self._state, self._life, nodes=nodes)
         self._wish: CapacityTarget | None = None
         self._plan = Plan()
+        self._is_cordoned = False
         self._changing: dict[EniId, int] = {}
         self._growth, self._shrink = Hindrance(), Hindrance()
         self._told: dict[tuple[str, str], float] = {}
@@ -111,10 +127,13 @@ class Manager:
             self._process.log.error(
                 "journal kept aside", error=error, remedy="ENIs it named are left to the leak sweep"
             )
+        self._remembered.load()
+        self._state.subnets = replace(self._state.subnets, excluded_before=self._remembered.excluded)
         await self._looking.first()
         self._life.resume()
         self._looking.begin()
-        self._upkeep.begin(journal_lost=self._life.journal_lost)
+        if self._process.settings.provisioning:
+            self._upkeep.begin(journal_lost=self._life.journal_lost)
         self._process.serving()
 
     def wish(self, wish: CapacityTarget) -> None:
@@ -123,6 +142,12 @@ class Manager:
             self._process.log.debug("capacity wished", reason=wish.reason, detail=wish)
         self._wish = wish
         self._turn()
+
+    def cordoned(self, is_cordoned: bool) -> None:
+        """Take note that the node takes no new pods (taint node.kubernetes.io/unschedulable): it neither grows nor frees ENIs."""
+        if is_cordoned != self._is_cordoned:
+            self._is_cordoned = is_cordoned
+            self._turn()
 
     def kubelet_pods(self, pods: int) -> None:
         """Take the kubelet's number of pods in place of the published one; 0: it is not known."""
@@ -166,17 +191,28 @@ class Manager:
     # -- plan and apply
 
     def _turn(self) -> None:
+        if self._looking.provisional:
+            self._publish()
+            return
         if self._wish is not None:
             now = self._process.loop.clock()
-            self._plan = todo = plan(self._wish, self._state.picture, self._cards(), self._terms(now), self._busy())
+            todo = plan(self._wish, self._state.picture, self._cards(), self._terms(now), self._busy())
+            self._plan = todo = restrained(todo, self._restraint())
             if not todo.grows and not todo.short and not todo.held_back and not self._busy().pending_items:
                 self._growth = Hindrance()
             if not self._shrink.blocks(now):
                 self._start_shrinking(todo)
             if not self._growth.blocks(now):
                 self._start_growing(todo, now)
-        self._upkeep.turn()
+        if self._process.settings.provisioning:
+            self._upkeep.turn()
         self._publish()
+
+    def _restraint(self) -> str:
+        settings = self._process.settings
+        if not settings.provisioning:
+            return PROVISIONING_OFF
+        return CORDONED if self._is_cordoned and not settings.manage_unschedulable else ""
 
     def _terms(self, now: float) -> Terms:
         subnets = self._state.subnets
@@ -352,7 +388,16 @@ class Manager:
         )
         if inventory != self._published:
             self._published = inventory
+            self._remember()
             self._process.publish(inventory)
+
+    def _remember(self) -> None:
+        if self._looking.provisional:
+            return
+        try:
+            self._remembered.save(self._state.picture.enis.values(), self._state.subnets.excluded())
+        except OSError as error:
+            self._process.log.warning("enis cannot be written down", error=error, remedy="Free space in the run folder")
 
 
 def first_pause_s(tries: int) -> float:

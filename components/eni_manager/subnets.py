@@ -56,13 +56,18 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Subnets:
-    """See the module. `discovery` false (ENABLE_SUBNET_DISCOVERY): the own subnet alone, and nothing excluded."""
+    """See the module.
+
+    `discovery` false (ENABLE_SUBNET_DISCOVERY): the own subnet alone, and nothing excluded. `excluded_before`: what an earlier process
+    knew, in force until subnets are read.
+    """
 
     own: SubnetId
     cluster: str
     discovery: bool
     seen: Mapping[SubnetId, Subnet] = field(default_factory=dict)
     full: Mapping[SubnetId, Full] = field(default_factory=dict)
+    excluded_before: frozenset[SubnetId] = frozenset()
 
     def with_seen(self, seen: Iterable[Subnet]) -> Subnets:
         """Return the picture after a complete read."""
@@ -71,7 +76,7 @@ class Subnets:
     def candidates(self) -> tuple[SubnetId, ...]:
         """Return the subnets that new ENIs may come from, most free addresses first."""
         if not self.seen or (not self.discovery and self.own not in self.seen):
-            return (self.own,)
+            return () if self.own in self.excluded() else (self.own,)
         if not self.discovery:
             return () if self.seen[self.own].excludes(self.cluster) else (self.own,)
         by_free = sorted(self.seen.values(), key=lambda subnet: -subnet.free)
@@ -81,6 +86,8 @@ class Subnets:
         """Return the subnets whose ENIs are kept from pods."""
         if not self.discovery:
             return frozenset()
+        if not self.seen:
+            return self.excluded_before
         return frozenset(one.subnet_id for one in self.seen.values() if one.excludes(self.cluster))
 
     def cidrs(self) -> dict[SubnetId, str]:

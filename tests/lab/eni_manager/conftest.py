@@ -95,6 +95,10 @@ class Manager:
         self.kill()
         self.start()
 
+    def forget(self) -> None:
+        """Take away what it keeps on disk beside the journal, as a new instance would have nothing."""
+        Path(f"/proc/{self.node.holder}/root/run/aws-node/eni_manager.enis").unlink(missing_ok=True)
+
     def stop(self) -> None:
         self.kill()
         self.peer.close()

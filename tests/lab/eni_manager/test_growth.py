@@ -147,6 +147,7 @@ def test_a_lost_reply_makes_no_second_eni_and_no_second_address(manager: Manager
 
 def test_a_denied_describe_at_start_is_waited_for_and_told(manager: Manager) -> None:
     manager.kill()
+    manager.forget()
     manager.lab.ec2_fault("DescribeNetworkInterfaces", "UnauthorizedOperation")
     manager.start()
     deadline = time.monotonic() + 15

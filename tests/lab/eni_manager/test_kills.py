@@ -85,7 +85,8 @@ def test_growing_and_shrinking_pass_the_effects_that_the_kills_name(manager: Man
     for effects, passed in ((GROW_EFFECTS, grown), (SHRINK_EFFECTS, shrunk)):
         for name, times in effects.items():
             assert passed.count(name) >= times, (name, passed)
-        assert {name for name in passed if not name.startswith("imds.")} <= set(effects)
+        others = ("imds.", "remembered.", "ec2.CreateTags", "ec2.DescribeSubnets")  # not part of an ENI's way
+        assert {name for name in passed if not name.startswith(others)} <= set(effects)
 
 
 @pytest.mark.spec("ipam.W13")
