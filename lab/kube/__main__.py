@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 from vpccni.lab import vpc_plan
@@ -15,8 +17,11 @@ NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 def main(argv: list[str]) -> int:
-    """Serve until told to end."""
-    store = Store()
+    """Serve until told to end. Objects are not kept: a server that is started again has the versions after the ones before (410)."""
+    state = Path(argv[0])
+    (state / "kube.pid").write_text(str(os.getpid()))
+    (state / "kube.sock").unlink(missing_ok=True)
+    store = Store(first_version=int(time.time()))
     for name in NAMESPACES:
         labels = {"kubernetes.io/metadata.name": name}
         store.create(
@@ -26,7 +31,7 @@ def main(argv: list[str]) -> int:
         )
     service = {"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": "172.20.0.1", "ports": [{"port": 443}]}}
     store.create(BY_PATH[("", "v1", "services")], "default", service)
-    serve(store, (str(vpc_plan.SERVICE), vpc_plan.KUBE_PORT), Path(argv[0]) / "kube.sock")
+    serve(store, (str(vpc_plan.SERVICE), vpc_plan.KUBE_PORT), state / "kube.sock")
     threading.Event().wait()
     return 0
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import jsonpatch
 
+from vpccni.lab.kube import events
 from vpccni.lab.kube.resources import BY_PATH, RESOURCES, Resource
 from vpccni.lab.kube.selectors import selector
 from vpccni.lab.kube.store import ApiError, Change, Object, Store
 from vpccni.lab.unix_http import JsonHandler, UnixServer
 
 WATCH_DEFAULT_S: Final = 300.0
-BOOKMARK_S: Final = 5.0
+BOOKMARK_S: Final = 5.0  # a real API server sends one a minute
+EVENTS: Final = BY_PATH[("events.k8s.io", "v1", "events")]
 _PATH = re.compile(
     r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
     r"(?:/namespaces/(?P<namespace>[^/]+)(?=/[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?$"
@@ -106,6 +109,18 @@ def _discovery(path: str) -> Object | None:
     return None
 
 
+def _status_of(error: ApiError) -> Object:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": error.message,
+        "reason": error.reason,
+        "code": error.status,
+    }
+
+
 class Handler(JsonHandler):
     """One request of one client."""
 
@@ -130,11 +145,7 @@ class Handler(JsonHandler):
             self._refuse(ApiError(400, "BadRequest", f"the request cannot be understood: {error!r}"))
 
     def _refuse(self, error: ApiError) -> None:
-        self.reply(
-            error.status,
-            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": error.message,
-             "reason": error.reason, "code": error.status},
-        )  # fmt: skip
+        self.reply(error.status, _status_of(error))
 
     def _route(self, path: str) -> tuple[Resource, dict[str, str]]:
         if _NAMESPACE_SUB.match(path):
@@ -159,7 +170,7 @@ class Handler(JsonHandler):
     def do_POST(self) -> None:
         if self.path.startswith("/lab/"):
             return self._lab_verb()
-        return self._dispatch(lambda r, at: self.reply(201, self.store.create(r, at["namespace"], self.body())))
+        return self._dispatch(self._create)
 
     def do_PUT(self) -> None:
         self._dispatch(self._replace)
@@ -187,10 +198,10 @@ class Handler(JsonHandler):
         if self._query.get("watch") in ("1", "true"):
             return self._watch(resource, namespace, keep)
         items, version = self.store.list(resource, namespace, keep)
-        meta = {"resourceVersion": str(version)}
+        meta: Object = {"resourceVersion": str(version)}
         if self._query.get("limit") and self._query["limit"] != "0":
-            items, more = _chunk(items, int(self._query["limit"]), self._query.get("continue", ""))
-            meta |= {"continue": more} if more else {}
+            items, more, left = _chunk(items, int(self._query["limit"]), self._query.get("continue", ""))
+            meta |= {"continue": more, "remainingItemCount": left} if more else {}
         return self.reply(
             200, {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": meta, "items": items}
         )
@@ -205,6 +216,15 @@ class Handler(JsonHandler):
         self.end_headers()
         self.wfile.flush()
         try:
+            self._stream(since, seconds, resource, namespace, keep, bookmarks=bookmarks)
+            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        except OSError:
+            self.close_connection = True
+
+    def _stream(self, since: int, seconds: float, resource: Resource, namespace: str | None, keep: Callable[[Object], bool],
+                *, bookmarks: bool) -> None:  # fmt: skip
+        try:
             if since == 0:
                 items, since = self.store.list(resource, namespace, keep)
                 for item in items:
@@ -212,13 +232,7 @@ class Handler(JsonHandler):
             for step in self.store.watch(since, until=time.monotonic() + seconds, bookmark_s=BOOKMARK_S):
                 self._step(step, resource, namespace, keep, bookmarks=bookmarks)
         except ApiError as error:
-            self._event("ERROR", {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": error.message,
-                                  "reason": error.reason, "code": error.status})  # fmt: skip
-        except OSError:
-            self.close_connection = True
-            return
-        self.wfile.write(b"0\r\n\r\n")
-        self.wfile.flush()
+            self._event("ERROR", _status_of(error))
 
     def _step(self, step: Change | int, resource: Resource, namespace: str | None, keep: Callable[[Object], bool],
               *, bookmarks: bool) -> None:  # fmt: skip
@@ -243,6 +257,12 @@ class Handler(JsonHandler):
         line = json.dumps({"type": kind, "object": obj}).encode() + b"\n"
         self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.flush()
+
+    def _create(self, resource: Resource, at: dict[str, str]) -> None:
+        new = self.body()
+        if resource is EVENTS:
+            events.check_new(new, at["namespace"])
+        self.reply(201, self.store.create(resource, at["namespace"], new))
 
     def _replace(self, resource: Resource, at: dict[str, str]) -> None:
         new = self.body()
@@ -269,6 +289,8 @@ class Handler(JsonHandler):
             merged: Object = merge_patch(before, patch)
             if not isinstance(patch, dict) or "resourceVersion" not in patch.get("metadata", {}):
                 merged.get("metadata", {}).pop("resourceVersion", None)
+            if resource is EVENTS:
+                events.check_change(before, merged)
             return merged
 
         self.reply(200, self.store.update(resource, at["namespace"], at["name"], change, subresource=at["sub"]))
@@ -284,10 +306,10 @@ class Handler(JsonHandler):
         return self.reply(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
 
-def _chunk(items: list[Object], limit: int, token: str) -> tuple[list[Object], str]:
+def _chunk(items: list[Object], limit: int, token: str) -> tuple[list[Object], str, int]:
     start = int(token or 0)
     end = start + limit
-    return items[start:end], str(end) if end < len(items) else ""
+    return items[start:end], str(end) if end < len(items) else "", max(len(items) - end, 0)
 
 
 class _Server(ThreadingHTTPServer):
@@ -307,6 +329,11 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         self._open.discard(request)
         super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error; all else is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     def close_all(self) -> None:
         """Cut every connection, as a killed server does."""

@@ -43,12 +43,12 @@ class Change:
 class Store:
     """All objects of one cluster."""
 
-    def __init__(self, history: int = HISTORY_KEPT) -> None:
+    def __init__(self, history: int = HISTORY_KEPT, *, first_version: int = 1) -> None:
         self.changed = threading.Condition()
-        self.version = 1
+        self.version = first_version
         self._objects: dict[Resource, dict[tuple[str, str], Object]] = {}
         self._history: deque[Change] = deque(maxlen=history)
-        self._lost = 1  # changes up to this version are no longer in the history
+        self._lost = first_version  # changes up to this version are no longer in the history
 
     def list(
         self, resource: Resource, namespace: str | None, keep: Callable[[Object], bool]
@@ -122,22 +122,21 @@ class Store:
             return self._put(resource, namespace, "MODIFIED", after, before)
 
     def watch(self, since: int, *, until: float, bookmark_s: float) -> Iterator[Change | int]:
-        """Yield changes after `since`; a number when nothing happened for `bookmark_s` (a bookmark). Ends at `until`."""
-        at, quiet_since = since, time.monotonic()
+        """Yield changes after `since`, and every `bookmark_s` the version reached (a bookmark), however much happens. Ends at `until`."""
+        at, marked_at = since, time.monotonic()
         while time.monotonic() < until:
             with self.changed:
                 if at < self._lost - 1:
                     raise ApiError(410, "Expired", f"too old resource version: {at} ({self._lost})")
                 batch = [change for change in self._history if change.version > at]
                 if not batch:
+                    at = max(at, self.version)  # nothing after `at` is in the history: all up to here is seen
                     self.changed.wait(min(bookmark_s, max(0.0, until - time.monotonic())))
-                now_at = self.version
-            if batch:
-                yield from batch
-                at, quiet_since = batch[-1].version, time.monotonic()
-            elif time.monotonic() - quiet_since >= bookmark_s:
-                yield max(at, now_at if not self._pending(at) else at)
-                quiet_since = time.monotonic()
+            yield from batch
+            at = batch[-1].version if batch else at
+            if time.monotonic() - marked_at >= bookmark_s:
+                yield at
+                marked_at = time.monotonic()
 
     def forget_history(self) -> None:
         """Compact: every watch from an older version now gets 410."""
@@ -146,10 +145,6 @@ class Store:
             self.version += 1
             self._lost = self.version + 1
             self.changed.notify_all()
-
-    def _pending(self, at: int) -> bool:
-        with self.changed:
-            return any(change.version > at for change in self._history)
 
     def _find(self, resource: Resource, namespace: str, name: str) -> Object:
         found = self._objects.get(resource, {}).get((namespace, name))

@@ -430,9 +430,9 @@ def test_get_create_and_patch(server: Server, seen: Seen) -> None:
 
     async def talk() -> tuple[PodWire | None, PodWire | None]:
         await seen.kube.patch(PODS, {"metadata": {"labels": {"colour": "blue"}}}, name="a", namespace="default")
-        body = {"metadata": {"name": "e", "namespace": "default"}, "reason": "Test"}
-        await seen.kube.create(EVENTS, body, namespace="default")
+        await seen.kube.create(PODS, {"metadata": {"name": "b"}}, namespace="default")
         found = await seen.kube.get(PODS, PodWire, name="a", namespace="default")
+        assert await seen.kube.get(PODS, PodWire, name="b", namespace="default") is not None
         return found, await seen.kube.get(PODS, PodWire, name="nobody", namespace="default")
 
     found, missing = seen.loop.run_until(seen.loop.spawn(talk(), name="talk"), timeout_s=WITHIN_S)
