@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from vpccni.shared.settings import Settings
 
+OLDEST: Final = "0.4.0"
+VERSIONS_VARIABLE: Final = "VPCCNI_CNI_VERSIONS"
+"""Under this name the versions of the chain travel in settings.json, separated by commas; empty: some plugin did not answer."""
 NAME: Final = "10-aws.conflist"
+OURS: Final = ("aws-cni", "egress-cni")
+"""Names our one executable has."""
 RUN_DIR: Final = Path("/var/run/aws-node")
 EGRESS_LOG: Final = "/var/log/aws-routed-eni/egress-v6-plugin.log"
 EGRESS_SUBNET: Final = "fd00::ac:00/118"
 EGRESS_STATE: Final = "/run/cni/v4pd/egress-v6-ipam"
 
 
-def render(settings: Settings, run_dir: Path = RUN_DIR) -> bytes:
-    """Return the file's bytes. The front door's place stands in it only where it is not the one compiled into the plugin."""
-    document = {
-        "cniVersion": "0.4.0",
-        "name": "aws-cni",
-        "disableCheck": True,
-        "plugins": plugins(settings, run_dir),
-    }
+def render(settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] = ()) -> bytes:
+    """Return the file's bytes. The front door's place stands in it only where it is not the one compiled into the plugin.
+
+    `versions`: what all plugins of the chain speak. Runtimes take the highest they know themselves, so none may be in it that one
+    plugin refuses. CHECK is left switched off, as the reference has it, unless every plugin said that it speaks OLDEST, which has it.
+    """
+    document: dict[str, Any] = {"cniVersion": OLDEST}
+    if any(version != OLDEST for version in versions):
+        document["cniVersions"] = list(versions)
+    document["name"] = "aws-cni"
+    if OLDEST not in versions:
+        document["disableCheck"] = True
+    document["plugins"] = plugins(settings, run_dir)
     return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def versions_in(raw: Mapping[str, str]) -> list[str]:
+    """Return the versions of the chain that stand in raw settings; none when nobody asked the plugins."""
+    return [version for version in raw.get(VERSIONS_VARIABLE, "").split(",") if version]
+
+
+def chained(settings: Settings) -> list[str]:
+    """Return the types of the plugins that are not ours."""
+    types = [str(plugin["type"]) for plugin in plugins(settings, RUN_DIR)]
+    return [kind for kind in types if kind not in OURS]
 
 
 def plugins(settings: Settings, run_dir: Path) -> list[dict[str, Any]]:

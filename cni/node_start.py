@@ -1,7 +1,8 @@
 """`vpccni node-start`: prepare the node once, before its processes; ends with 1 and one line a fault when it cannot.
 
-Validates the operator's environment first of all, writes `settings.json`, sets the sysctls of the primary interface, and puts the
-plugin in place under both its names. The conflist comes later, from the programmer, once an address is free.
+Validates the operator's environment first of all, sets the sysctls of the primary interface, puts the plugin in place under both
+its names, asks the plugins of the chain which CNI versions they speak, and last writes `settings.json`, which the processes wait
+for. The conflist comes later, from the programmer, once an address is free.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from vpccni.cni import conflist, versions
 from vpccni.cni.install import write_atomically
 from vpccni.cni.primary import link_with, primary_mac
 from vpccni.shared import settings_file
 from vpccni.shared.process import RUN_DIR_DEFAULT
 from vpccni.shared.settings import Settings, read
 
-PLUGIN_NAMES: Final = ("aws-cni", "egress-cni")
 LOOSE_RP_FILTER: Final = "2"  # spec dataplane.md 2.4
 
 
@@ -38,9 +39,10 @@ def main(argv: Sequence[str]) -> int:
         return 1
     try:
         arguments.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        settings_file.write(arguments.run_dir, os.environ)
         set_sysctls(reading.settings, primary_interface(reading.settings))
         install_plugin(Path(reading.settings.host_bin_path))
+        found = {conflist.VERSIONS_VARIABLE: ",".join(chain_versions(reading.settings))}
+        settings_file.write(arguments.run_dir, os.environ, found)
     except (OSError, LookupError) as error:
         sys.stderr.write(f"vpccni node-start: the node cannot be prepared: {error}\n")
         return 1
@@ -85,8 +87,16 @@ def set_sysctls(settings: Settings, primary: str) -> None:
 def install_plugin(folder: Path) -> None:
     """Put the plugin's executable into the host's plugin folder under both names."""
     data = plugin_binary().read_bytes()
-    for name in PLUGIN_NAMES:
+    for name in conflist.OURS:
         write_atomically(folder / name, data, 0o755)
+
+
+def chain_versions(settings: Settings) -> tuple[str, ...]:
+    """Return the CNI versions that all chained plugins speak; who does not answer within 2 s is named, and speaks none."""
+    answers, trouble = versions.ask_all(conflist.chained(settings), Path(settings.host_bin_path))
+    for sentence in trouble:
+        sys.stderr.write(f"vpccni node-start: {sentence}; the conflist stays at CNI {conflist.OLDEST} without CHECK\n")
+    return versions.common(answers)
 
 
 def plugin_binary() -> Path:

@@ -42,9 +42,13 @@ IGNORED: Final = frozenset({"AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "ENABLE_NFTABL
 PREFIXES_CLOSE: Final = ("WARM_", "MINIMUM_", "ENABLE_", "DISABLE_", "AWS_VPC_K8S_", "AWS_VPC_CNI_", "AWS_VPC_ENI")
 
 
-def write(run_dir: Path, environ: Mapping[str, str]) -> Path:
-    """Write the settings file of this pod, atomically, and return its path. Raises OSError."""
+def write(run_dir: Path, environ: Mapping[str, str], found: Mapping[str, str] | None = None) -> Path:
+    """Write the settings file of this pod, atomically, and return its path. Raises OSError.
+
+    `found`: what node-start found out about the node, by names of our own; processes read it from their raw settings.
+    """
     values = {name: {"text": environ[name], "source": "environment"} for name in sorted(KNOWN) if name in environ}
+    values |= {name: {"text": text, "source": "node-start"} for name, text in (found or {}).items()}
     document = {"version": VERSION, "generation": environ.get("MY_POD_UID", ""), "values": values}
     path = run_dir / FILE
     replace_file(path, json.dumps(document, indent=1).encode(), mode=0o644, owner="settings")

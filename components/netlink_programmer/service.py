@@ -347,15 +347,17 @@ class ProgrammerService:
     def _write_conflist(self) -> None:
         from vpccni.cni import conflist, install  # once a start
 
-        target = Path(self._process.settings.host_conf_path) / "10-aws.conflist"
+        process = self._process
+        target = Path(process.settings.host_conf_path) / conflist.NAME
+        data = conflist.render(process.settings, process.run_dir, conflist.versions_in(process.raw))
         try:
-            install.write_atomically(target, conflist.render(self._process.settings, self._process.run_dir), 0o644)
+            install.write_atomically(target, data, 0o644)
         except OSError as error:
-            self._process.degraded("conflist", f"{target} cannot be written: {error}")
+            process.degraded("conflist", f"{target} cannot be written: {error}")
             return
-        self._process.healthy("conflist")
+        process.healthy("conflist")
         self._conflist_written = True
-        self._process.log.info("conflist written", path=str(target))
+        process.log.info("conflist written", path=str(target))
 
     def _wirings_soon(self) -> None:
         if not self._wirings_due:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vpccni.cni.conflist import render
+from vpccni.cni.conflist import VERSIONS_VARIABLE, chained, render, versions_in
 from vpccni.shared.settings import read
 
 DEFAULT: dict[str, Any] = {
@@ -111,3 +111,27 @@ def test_another_run_folder_is_told_to_both_plugins_and_to_no_other() -> None:
     places = [(plugin.get("frontDoor"), plugin.get("spoolDir")) for plugin in document["plugins"]]
     here = ("/somewhere/front-door.sock", "/somewhere/spool")
     assert places == [here, here, (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("versions", "listed", "is_checked"),
+    [
+        ("", None, False),
+        ("0.4.0", None, True),
+        ("0.4.0,1.0.0", ["0.4.0", "1.0.0"], True),
+        ("0.4.0,1.0.0,1.1.0", ["0.4.0", "1.0.0", "1.1.0"], True),
+    ],
+)
+def test_versions_and_check_go_as_far_as_the_whole_chain(
+    versions: str, listed: list[str] | None, is_checked: bool
+) -> None:
+    spoken = versions_in({VERSIONS_VARIABLE: versions})
+    document = json.loads(render(read({}).settings, versions=spoken))
+    assert document["cniVersion"] == "0.4.0"
+    assert document.get("cniVersions") == listed
+    assert document.get("disableCheck") == (None if is_checked else True)
+
+
+def test_only_foreign_plugins_are_asked() -> None:
+    environment = {"ENABLE_BANDWIDTH_PLUGIN": "true", "DISABLE_POD_V6": "true"}
+    assert chained(read(environment).settings) == ["portmap", "bandwidth", "tuning"]
