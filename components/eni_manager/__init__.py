@@ -13,10 +13,13 @@ It never decides which pod gets which address and never touches the kernel. Read
     imds, ec2, journal      adapters: instance metadata, EC2 (the only module with boto3), the intents on disk
     cloud       EC2 calls for the loop: in a thread, in turn, counted, timed
     lifecycle   an ENI's way into the inventory and out of it, one journaled step after the other
+    changes     carrying a plan out, and what is made of EC2's refusals
     looking     reading EC2 and metadata on time
     upkeep      writing what is not addresses, removing what is leaked
     service     the loop: messages and timers to the core, its decisions to the adapters (what it knows is in `state`)
     outlook     what the others are told
+    remembered  what EC2 told last, for a start while it is silent
     startup     from nothing to the first complete look
+    kube_facts, reports, reporter, node_count       Kubernetes: what it says of this node, and what it is told
     make_limits, make_model     what makes the generated files; never run on a node
 """

@@ -14,6 +14,7 @@ from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.imds import Imds
 from vpccni.components.eni_manager.kube_facts import KubeFacts
 from vpccni.components.eni_manager.limits import InstanceLimits, find_limits
+from vpccni.components.eni_manager.node_count import count_nodes
 from vpccni.components.eni_manager.reporter import Reporter
 from vpccni.components.eni_manager.reports import Note
 from vpccni.components.eni_manager.service import Manager, first_pause_s
@@ -41,9 +42,9 @@ class Service:
             v1_allowed=process.raw.get("AWS_EC2_METADATA_V1_DISABLED", "").lower() != "true",
             on_error=lambda api: process.loop.call_from_thread(lambda: self._imds_failed(api)),
         )
-        kube = Kube.of(process)
-        self._facts = KubeFacts(process, kube, changed=self._facts_changed)
-        self._reporter = Reporter(process, kube, self._facts)
+        self._kube = Kube.of(process)
+        self._facts = KubeFacts(process, self._kube, changed=self._facts_changed)
+        self._reporter = Reporter(process, self._kube, self._facts)
         self._cloud = Cloud(process, on_denied=lambda api, sentence: self._reporter.denied(api))
         self._ec2: Ec2 | None = None
         process.handle(CapacityTarget, self._on_target)
@@ -75,7 +76,14 @@ class Service:
         if self._facts.node is not None:
             limits = replace(limits, kubelet_pods=self._facts.node.max_pods)
         manager = Manager(
-            self._process, self._imds, self._cloud, ec2, instance, limits, tell=self._tell, nodes=lambda: None
+            self._process,
+            self._imds,
+            self._cloud,
+            ec2,
+            instance,
+            limits,
+            tell=self._tell,
+            nodes=lambda: count_nodes(self._kube),
         )
         await manager.start()
         return manager

@@ -6,7 +6,7 @@ One chore at a time. A refused action rests for a while; the next read of EC2 or
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +28,7 @@ SWEEP_S: Final = 3600.0  # spec ipam.md 2
 REST: Final = Backoff(20.0, 300.0)
 """Pauses of a refused chore, and of a refused sweep at start."""
 
-CountNodes = Callable[[], int | None]
+CountNodes = Callable[[], Awaitable[int | None]]
 """How many nodes the cluster has; None when that is not known."""
 
 
@@ -118,10 +118,11 @@ class Upkeep:
 
     def _hourly(self) -> None:
         self._process.loop.call_later(SWEEP_S, self._hourly)
-        if random.random() < chance(self._nodes()):
-            self._process.loop.spawn(self._sweep_cluster(), name="leaks")
+        self._process.loop.spawn(self._sweep_cluster(), name="leaks")
 
     async def _sweep_cluster(self) -> None:
+        if random.random() >= chance(await self._nodes()):
+            return  # another node's turn
         try:
             await self._sweep("*")
         except CloudRefused as error:

@@ -84,3 +84,86 @@ def test_a_metadata_listing_without_an_eni_makes_ec2_be_asked_once_and_nothing_i
     time.sleep(65)
     assert manager.lab.ec2_counts() == {"DescribeNetworkInterfaces": 1}
     assert addresses(manager.wait(lambda one: True)) == addresses(full)
+
+
+def denied(manager: Manager) -> set[str]:
+    return {one.labels["api"] for one in manager.peer.status().gauges if one.name == "vpccni_ec2_denied" and one.value}
+
+
+@pytest.mark.spec("ipam.W28")
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("UnassignPrivateIpAddresses", "UnauthorizedOperation"),
+        ("DetachNetworkInterface", "UnauthorizedOperation"),
+        ("DetachNetworkInterface", "AccessDenied"),
+        ("DeleteNetworkInterface", "UnauthorizedOperation"),
+        ("DescribeSubnets", "UnauthorizedOperation"),
+    ],
+)
+def test_a_denied_way_back_is_told_once_and_leaves_growth_working(manager: Manager, action: str, code: str) -> None:
+    manager.wish(12)
+    full = manager.wait(lambda one: len(addresses(one)) == 12 and not one.pending_addresses)
+    second = next(eni for eni in full.enis if not eni.is_primary)
+    manager.lab.ec2_fault(action, code)
+    if action == "DescribeSubnets":
+        manager.restart()
+        manager.wait(lambda one: True)
+    first = next(eni for eni in full.enis if eni.is_primary)
+    manager.wish(8, addresses=[(first.eni_id, first.addresses[0])], enis=[second.eni_id])
+    deadline = time.monotonic() + 10
+    while denied(manager) != {action}:
+        assert time.monotonic() < deadline, denied(manager)
+        time.sleep(0.1)
+    manager.wish(10, enis=[second.eni_id])
+    grown = manager.wait(lambda one: len(addresses(one) - set(second.addresses)) >= 10)
+    assert not grown.growth.cause
+    manager.lab.ec2_clear()
+
+
+@pytest.mark.spec("ipam.W18")
+def test_a_refused_unassign_neither_grows_the_pool_nor_forgets_the_address(manager: Manager) -> None:
+    manager.wish(5)
+    full = manager.wait(lambda one: len(addresses(one)) == 5)
+    given = [(full.enis[0].eni_id, address) for address in full.enis[0].addresses[:2]]
+    manager.lab.ec2_fault("UnassignPrivateIpAddresses", "InternalError", times=2)
+    manager.lab.ec2_forget_calls()
+    manager.wish(3, addresses=given)
+    left = manager.wait(lambda one: len(addresses(one)) == 3)
+    counts = manager.lab.ec2_counts()
+    assert counts["UnassignPrivateIpAddresses"] == 3
+    assert "AssignPrivateIpAddresses" not in counts
+    assert not addresses(left) & {address for _, address in given}
+
+
+@pytest.mark.spec("ipam.W19")
+def test_metadata_that_fails_leaves_the_vpcs_cidrs_in_force(manager: Manager) -> None:
+    before = manager.wait(lambda one: bool(one.vpc_cidrs)).vpc_cidrs
+    manager.lab.imds_fault(manager.node.name, statuses={"meta-data": 500})
+    manager.wish(3)
+    assert manager.wait(lambda one: len(addresses(one)) == 3).vpc_cidrs == before
+
+
+@pytest.mark.spec("ipam.W33")
+def test_the_endpoint_setting_counts_for_ec2_and_not_for_metadata(manager: Manager) -> None:
+    manager.restart(AWS_EC2_ENDPOINT="http://127.0.0.1:9")
+    deadline = time.monotonic() + 15
+    manager.lab.ec2_forget_calls()
+    while not any("DescribeNetworkInterfaces" in reason for reason in manager.peer.status().reasons):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not [reason for reason in manager.peer.status().reasons if "metadata" in reason]
+    assert manager.lab.ec2_counts() == {}
+
+
+@pytest.mark.full
+@pytest.mark.spec("ipam.W34")
+def test_steady_small_changes_do_not_put_off_the_looks(manager: Manager) -> None:
+    manager.wait(lambda one: True)
+    manager.lab.ec2_forget_calls()
+    for turn in range(26):
+        manager.wish(1 + turn)
+        time.sleep(5)
+    looks = [call["at"] for call in manager.lab.ec2_calls()
+             if call["action"] == "DescribeNetworkInterfaces" and "Filters" in call["params"]]  # fmt: skip
+    assert len(looks) >= 1
