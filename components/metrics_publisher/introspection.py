@@ -13,7 +13,8 @@ from vpccni.shared.messages.allocation import LedgerEntry
 from vpccni.shared.messages.inventory import Eni
 from vpccni.shared.settings import Settings
 
-COMMANDS: Final = ("/v1/enis", "/v1/eni-configs", "/v1/networkutils-env-settings", "/v1/ipamd-env-settings")
+ENI_CONFIGS: Final = "/v1/eni-configs"
+COMMANDS: Final = ("/v1/enis", ENI_CONFIGS, "/v1/networkutils-env-settings", "/v1/ipamd-env-settings")
 NEVER: Final = "0001-01-01T00:00:00Z"
 MAIN_TABLE: Final = 254  # spec dataplane.md 2.2
 IPV4: Final = "4"
@@ -23,6 +24,11 @@ RANDOMIZE_SNAT: Final = {"none": 0, "hashrandom": 1, "prng": 2}  # spec operatio
 Json = dict[str, "Json"] | list["Json"] | str | int | bool | None
 
 
+def is_found(path: str, picture: Picture) -> bool:
+    """Return whether there is an answer: the ENIConfig's name needs the node, as Kubernetes shows it (spec operations.md 3.2)."""
+    return path != ENI_CONFIGS or (picture.node is not None and picture.node.exists)
+
+
 def answer(path: str, picture: Picture, settings: Settings) -> str:
     """Return the body for a path; whatever is unknown gets the list of commands, never an error (spec operations.md 3.1)."""
     document: Json
@@ -30,7 +36,7 @@ def answer(path: str, picture: Picture, settings: Settings) -> str:
         case "/v1/enis":
             document = enis(picture)
         case "/v1/eni-configs":
-            document = "default"  # without custom networking no ENIConfig is chosen from
+            document = "" if picture.node is None else picture.node.eni_config
         case "/v1/networkutils-env-settings":
             document = networkutils_settings(settings)
         case "/v1/ipamd-env-settings":

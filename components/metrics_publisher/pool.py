@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from vpccni.components.metrics_publisher.sources import Series
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
-from vpccni.shared.messages.inventory import Eni, Inventory
+from vpccni.shared.messages.inventory import Eni, Inventory, NodeFacts
 from vpccni.shared.messages.wiring import UsableEnis
 
 
@@ -20,6 +20,7 @@ class Picture:
     pool: PoolState | None = None
     ledger: LedgerState | None = None
     usable: UsableEnis | None = None
+    node: NodeFacts | None = None
 
     def enis(self) -> list[Eni]:
         """Return the ENIs that pods' addresses come from; those we do not manage are none of the pool's."""

@@ -15,7 +15,7 @@ from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
 from vpccni.shared.messages.allocation import LedgerState, PoolState
 from vpccni.shared.messages.common import Status
-from vpccni.shared.messages.inventory import Inventory
+from vpccni.shared.messages.inventory import Inventory, NodeFacts
 from vpccni.shared.messages.wiring import UsableEnis
 from vpccni.shared.process import Process
 
@@ -39,7 +39,7 @@ class Service:
     def start(self) -> None:
         """Keep copies of what the others publish, and open the ports that the operator wants."""
         kept: dict[str, dict[type[Any], Callable[[Any], None]]] = {
-            names.ENI_MANAGER: {Inventory: self._take_inventory},
+            names.ENI_MANAGER: {Inventory: self._take_inventory, NodeFacts: self._take_node},
             names.IP_ALLOCATOR: {PoolState: self._take_pool, LedgerState: self._take_ledger},
             names.NETLINK_PROGRAMMER: {UsableEnis: self._take_usable},
             names.POLICY_AGENT: {},
@@ -79,6 +79,9 @@ class Service:
     def _take_inventory(self, inventory: Inventory) -> None:
         self._picture.inventory = inventory
 
+    def _take_node(self, node: NodeFacts) -> None:
+        self._picture.node = node
+
     def _take_pool(self, pool: PoolState) -> None:
         self._picture.pool = pool
 
@@ -112,4 +115,6 @@ class Service:
 
     def _introspection(self, path: str) -> Reply:
         self._process.log.info("introspection", path=path)
+        if not introspection.is_found(path, self._picture):
+            return Reply("Not Found", 404)
         return Reply(introspection.answer(path, self._picture, self._process.settings), content_type=JSON)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from vpccni.components.metrics_publisher.introspection import COMMANDS, answer, rfc3339
+from vpccni.components.metrics_publisher.introspection import COMMANDS, answer, is_found, rfc3339
 from vpccni.components.metrics_publisher.pool import Picture
+from vpccni.shared.messages.inventory import NodeFacts
 from vpccni.shared.settings import read
 
 SETTINGS = read({}).settings
@@ -67,7 +68,16 @@ def test_settings_are_shown_parsed() -> None:
         "AWS_VPC_K8S_CNI_RANDOMIZESNAT": 2,
     }
     assert len(json.loads(answer("/v1/ipamd-env-settings", Picture(), SETTINGS))) == 5
-    assert answer("/v1/eni-configs", Picture(), SETTINGS) == '"default"'
+
+
+@pytest.mark.spec("operations.3.2")
+def test_the_eni_config_is_a_bare_name_and_not_found_without_the_node() -> None:
+    assert not is_found("/v1/eni-configs", Picture())
+    assert not is_found("/v1/eni-configs", Picture(node=NodeFacts(node_name="n", exists=False)))
+    known = Picture(node=NodeFacts(node_name="n", exists=True, eni_config="zone-a"))
+    assert is_found("/v1/eni-configs", known)
+    assert answer("/v1/eni-configs", known, SETTINGS) == '"zone-a"'
+    assert is_found("/v1/enis", Picture())
 
 
 def test_times_are_printed_as_go_prints_them() -> None:
