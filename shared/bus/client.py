@@ -21,6 +21,8 @@ from vpccni.shared.messages.base import Message, tag_of
 from vpccni.shared.messages.common import ErrorReply
 
 RECONNECT_MS: Final = 10
+RECONNECT_AT_MOST_MS: Final = 100
+"""Attempts at a peer that stays away grow this rare: every 10 ms they cost 1 % of a core with four peers absent, so 0.2 %."""
 RESEND_S: Final = 0.25
 IN_FLIGHT_AT_MOST: Final = 4096
 SEND_HIGH_WATER: Final = 2000
@@ -50,7 +52,7 @@ class Client:
             (zmq.SNDTIMEO, 0),
             (zmq.IMMEDIATE, 1),
             (zmq.RECONNECT_IVL, RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, 0),
+            (zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS),
             (zmq.MAXMSGSIZE, MESSAGE_BYTES_AT_MOST),
             (zmq.SNDHWM, SEND_HIGH_WATER),
         ):

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from vpccni.shared.bus.access import ZAP_DOMAIN
-from vpccni.shared.bus.client import Client
+from vpccni.shared.bus.client import RECONNECT_AT_MOST_MS, RECONNECT_MS, Client
 from vpccni.shared.codec import MESSAGE_BYTES_AT_MOST, BadMessage, pack, to_message, unpack
 from vpccni.shared.errors import BusError
 from vpccni.shared.loop import Loop
@@ -81,7 +81,8 @@ class Subscription:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, EVENTS_HIGH_WATER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_AT_MOST)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(address)
         loop.watch(self._socket, self._receive)
