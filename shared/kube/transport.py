@@ -2,7 +2,7 @@
 
 `import kubernetes` costs 34 MB (22 beside boto3), nearly all of it generated models and APIs that nothing here needs. Its two modules that
 carry requests cost 2 MB beside boto3: they are loaded with empty packages in place of the packages' `__init__`
-(docs/decisions/0004-kubernetes-client.md).
+(docs/decisions/0006-kubernetes-client.md).
 """
 
 from __future__ import annotations
