@@ -27,7 +27,6 @@ CHECKPOINT_DEFAULT: Final = "/var/run/aws-node/ipam.json"
 
 UNSUPPORTED_BOOLS: Final = {
     "ENABLE_IPv6": False,
-    "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": False,
     "ENABLE_POD_ENI": False,
     "ENABLE_MULTI_NIC": False,
     "ANNOTATE_POD_IP": False,
@@ -49,6 +48,7 @@ class Settings:
     ip_cooldown_s: int = COOLDOWN_DEFAULT_S  # IP_COOLDOWN_PERIOD
     manage_untagged_eni: bool = True  # MANAGE_UNTAGGED_ENI
     subnet_discovery: bool = True  # ENABLE_SUBNET_DISCOVERY
+    custom_networking: bool = False  # AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG
     leaked_eni_cleanup: bool = True  # not DISABLE_LEAKED_ENI_CLEANUP
     imds_only: bool = False  # ENABLE_IMDS_ONLY_MODE
     provisioning: bool = True  # not DISABLE_NETWORK_RESOURCE_PROVISIONING, and not IMDS-only
@@ -165,6 +165,7 @@ def read(raw: Mapping[str, str]) -> Reading:
         max_eni=reader.target("MAX_ENI", 0, least=1),
         ip_cooldown_s=reader.number("IP_COOLDOWN_PERIOD", COOLDOWN_DEFAULT_S, 0, 1 << 40),
         manage_untagged_eni=reader.flag("MANAGE_UNTAGGED_ENI", True),
+        custom_networking=reader.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", False, empty_is_unset=True),
         subnet_discovery=reader.flag("ENABLE_SUBNET_DISCOVERY", True, empty_is_unset=True),
         leaked_eni_cleanup=not reader.flag("DISABLE_LEAKED_ENI_CLEANUP", False),
         imds_only=(imds_only := reader.flag("ENABLE_IMDS_ONLY_MODE", False)),

@@ -85,10 +85,10 @@ class Changes:
 
     def terms(self, now: float) -> Terms:
         """Return what growing may use now."""
-        subnets = self._state.subnets
-        closed = subnets.closed(now=now)
-        may_create = any(subnet_id not in closed for subnet_id in subnets.candidates())
-        return Terms(self._state.limits.slots, self._state.unit, closed, may_create)
+        state = self._state
+        closed = state.subnets.closed(now=now)
+        may_create = any(subnet_id not in closed for subnet_id in state.candidates())
+        return Terms(state.limits.slots, state.unit, closed, may_create, spare_primary=state.custom is not None)
 
     def start(self, todo: Plan, now: float) -> None:
         """Start what the plan says, as far as nothing stands in the way."""
@@ -144,7 +144,7 @@ class Changes:
     def _create(self, new: CreateOn, now: float) -> None:
         """Begin an ENI in the first subnet that is open; its own address is one of those asked for."""
         subnets = self._state.subnets
-        for subnet_id in subnets.candidates():
+        for subnet_id in self._state.candidates():
             count = subnets.ask_at_most(subnet_id, new.count + 1) - 1
             if subnet_id not in subnets.closed(now=now) and count > 0:
                 self._state.subnets = subnets.with_try(subnet_id, now=now)
@@ -159,7 +159,7 @@ class Changes:
         new = NewEni(
             token=token,
             subnet_id=subnet_id,
-            groups=state.groups,
+            groups=state.groups_of_new(),
             description=f"aws-K8S-{instance_id}",
             tags=tuple(sorted(tags.items())),
             addresses=count,

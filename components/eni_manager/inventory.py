@@ -177,20 +177,21 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides whether an ENI is ours to use (spec ipam.md 3)."""
+    """What decides whether an ENI is ours to use (spec ipam.md 3). `cards`: the network cards whose ENIs are (spec ipam.md 18)."""
 
     instance: InstanceFacts
     manage_untagged: bool
+    cards: frozenset[int] = frozenset({0})
 
     def own_tags(self) -> dict[str, str]:
         """Return the tags by which an ENI is known as this instance's."""
         return {TAG_INSTANCE: self.instance.instance_id}
 
     def is_managed(self, eni: CloudEni) -> bool:
-        """Apply the unmanaged rule; the primary always is managed, an efa-only ENI has no addresses and never is."""
+        """Apply the unmanaged rule; the primary always is managed, an efa-only ENI and one on another card never is."""
         if eni.eni_id == self.instance.primary_eni:
             return True
-        if eni.interface_type == "efa-only":
+        if eni.interface_type == "efa-only" or eni.card not in self.cards:
             return False
         if (told := eni.tags.get(TAG_NO_MANAGE)) is not None:
             return told != "true"

@@ -17,7 +17,6 @@ from vpccni.shared.kube.objects import Key
 from vpccni.shared.loop import Timer
 from vpccni.shared.messages.inventory import NodeFacts, PodFact, PodFacts
 from vpccni.shared.process import Process
-from vpccni.shared.settings import TRUE
 
 EXTERNAL_LABEL: Final = "vpc.amazonaws.com/externalEniConfig"  # spec ipam.md 16
 ENI_CONFIG_KEY: Final = "k8s.amazonaws.com/eniConfig"  # spec env.md 2
@@ -173,13 +172,13 @@ def eni_config_of(node: Node | None, configs: Mapping[str, EniConfig], keys: Eni
 
 
 class KubeFacts:
-    """See the module. `changed()` is called after each change of this node's object."""
+    """See the module. `changed()` is called after each change of this node's object and of ENIConfigs."""
 
     def __init__(self, process: Process, kube: Kube, *, changed: Callable[[], None]) -> None:
         self._process, self._changed = process, changed
         self._name = process.settings.node_name
         self._keys = EniConfigKeys.of(process.raw)
-        self._custom = process.raw.get("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "") in TRUE
+        self._custom = process.settings.custom_networking
         self._published: NodeFacts | None = None
         self._soon: Timer | None = None
         self.nodes: Watch[Node] | None = None
@@ -196,7 +195,7 @@ class KubeFacts:
         )
         if self._custom:
             self.configs = kube.watch(
-                ENI_CONFIGS, wire=EniConfigWire, project=eni_config_from, changed=lambda _: self._publish_node()
+                ENI_CONFIGS, wire=EniConfigWire, project=eni_config_from, changed=self._configs_changed
             )
 
     @property
@@ -210,13 +209,17 @@ class KubeFacts:
 
     def eni_config(self) -> EniConfig | str:
         """Return the ENIConfig that applies to this node, or why there is none; with custom networking only."""
-        if self.configs is None or not self.configs.synced:
-            return "The ENIConfigs are not known yet: the Kubernetes API has not answered"
+        if self.configs is None or not self.configs.synced or self.nodes is None or not self.nodes.synced:
+            return "Node and ENIConfigs are not known yet: the Kubernetes API has not answered"
         if not self.configs.installed:
             return "The kind ENIConfig is not installed in this cluster. Install the chart's CRDs"
         return eni_config_of(self.node, {config.name: config for config in self.configs.objects.values()}, self._keys)
 
     def _node_changed(self, changes: Sequence[Change[Node]]) -> None:
+        self._publish_node()
+        self._changed()
+
+    def _configs_changed(self, changes: Sequence[Change[EniConfig]]) -> None:
         self._publish_node()
         self._changed()
 

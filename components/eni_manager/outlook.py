@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.hindrance import ENI_LIMIT, Hindrance
 from vpccni.components.eni_manager.inventory import Picture
 from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, Plan
-from vpccni.components.eni_manager.subnets import Subnets
+from vpccni.components.eni_manager.state import State
 from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
 
+NO_ENI_CONFIG: Final = "NO_ENI_CONFIG"
 NO_SUBNET: Final = "NO_SUBNET"
 NO_SUBNET_ADVICE: Final = (
     "no subnet may be used for pods: see the tags kubernetes.io/role/cni and cni.networking.k8s.aws/cluster/..."
@@ -24,13 +24,16 @@ RESTRAINTS: Final = {
 }
 
 
-def growth_of(hindrance: Hindrance, plan: Plan, subnets: Subnets, instance_type: str, *, now: float) -> Growth:
+def growth_of(hindrance: Hindrance, plan: Plan, state: State, *, now: float) -> Growth:
     """Return what keeps the pool from growing; the obstacle that ends first is told first."""
+    subnets = state.subnets
     if hindrance.cause:
         return hindrance.growth()
     if plan.restraint:
         return Growth(plan.restraint, RESTRAINTS[plan.restraint], 0.0)
-    if plan.held_back and not subnets.candidates():
+    if plan.held_back and isinstance(state.custom, str):
+        return Growth(NO_ENI_CONFIG, state.custom, 0.0)
+    if plan.held_back and not state.candidates():
         return Growth(NO_SUBNET, NO_SUBNET_ADVICE, 0.0)
     full = subnets.obstacle(now=now) if plan.held_back else None
     if full is not None:
@@ -39,7 +42,9 @@ def growth_of(hindrance: Hindrance, plan: Plan, subnets: Subnets, instance_type:
             full.cause, f"{plan.held_back} addresses more are wished; EC2 finds no room in {names}", full.until
         )
     if plan.short:
-        return Growth(ENI_LIMIT, f"{plan.short} addresses more than {instance_type} allows are wished", 0.0)
+        return Growth(
+            ENI_LIMIT, f"{plan.short} addresses more than {state.instance.instance_type} allows are wished", 0.0
+        )
     return Growth()
 
 
@@ -50,18 +55,9 @@ def card_limits(picture: Picture, limits: InstanceLimits, max_eni: int, cards: S
     return [CardLimit(card, max(most - strange.count(card), 0)) for card in cards]
 
 
-def inventory_of(
-    instance: InstanceFacts,
-    limits: InstanceLimits,
-    picture: Picture,
-    *,
-    cards: list[CardLimit],
-    vpc_cidrs: list[str],
-    growth: Growth,
-    pending_addresses: int,
-    by_prefix: bool,
-) -> Inventory:
+def inventory_of(state: State, *, cards: list[CardLimit], growth: Growth, pending_addresses: int) -> Inventory:
     """Return the whole picture as the message."""
+    instance, limits = state.instance, state.limits
     return Inventory(
         instance_id=instance.instance_id,
         instance_type=instance.instance_type,
@@ -69,12 +65,12 @@ def inventory_of(
         availability_zone=instance.availability_zone,
         primary_address=instance.primary_address,
         primary_mac=instance.primary_mac,
-        vpc_cidrs=vpc_cidrs,
+        vpc_cidrs=state.vpc_cidrs,
         cards=cards,
         slots=limits.slots,
         max_pods=limits.max_pods,
-        enis=[eni.message() for _, eni in sorted(picture.enis.items())],
+        enis=[eni.message() for _, eni in sorted(state.picture.enis.items())],
         growth=growth,
         pending_addresses=pending_addresses,
-        by_prefix=by_prefix,
+        by_prefix=state.by_prefix,
     )

@@ -51,12 +51,17 @@ class UnassignFrom:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What growing may use. `unit`: addresses in an item, 1 or 16. `closed`: subnets that are full. `may_create`: one is open."""
+    """What growing may use.
+
+    `unit`: addresses in an item, 1 or 16. `closed`: subnets that are full. `may_create`: one is open. `spare_primary`: custom
+    networking, the primary ENI gets nothing more (spec ipam.md 16).
+    """
 
     slots: int
     unit: int = 1
     closed: frozenset[SubnetId] = frozenset()
     may_create: bool = True
+    spare_primary: bool = False
 
     @property
     def by_prefix(self) -> bool:
@@ -129,7 +134,14 @@ def _plan_card(target: CardTarget, picture: Picture, max_enis: int, terms: Terms
     gaining = sum(busy.enis.get(eni.eni_id, 0) for eni in enis)
     have = sum(creating) + gaining + _kept_items(enis, leaving, surrendered, terms)
     wanted = -(-target.total_addresses // terms.unit)
-    growable = [eni for eni in enis if eni.may_grow and eni.eni_id not in leaving and eni.items < terms.slots]
+    growable = [
+        eni
+        for eni in enis
+        if eni.may_grow
+        and eni.eni_id not in leaving
+        and eni.items < terms.slots
+        and not (eni.is_primary and terms.spare_primary)
+    ]
     idle = [eni for eni in growable if eni.eni_id not in busy.enis]
     rooms = {eni.eni_id: terms.slots - eni.items for eni in idle if eni.cloud.subnet_id not in terms.closed}
     behind = sum(terms.slots - eni.items for eni in idle if eni.cloud.subnet_id in terms.closed)

@@ -20,6 +20,7 @@ from vpccni.components.eni_manager.hindrance import (
 from vpccni.components.eni_manager.imds import Imds
 from vpccni.components.eni_manager.inventory import held_eni
 from vpccni.components.eni_manager.journal import Journal
+from vpccni.components.eni_manager.kube_facts import EniConfig
 from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
@@ -69,6 +70,7 @@ class Manager:
             limits,
             Subnets(instance.subnet_id, settings.cluster_name, settings.subnet_discovery),
             by_prefix=settings.prefix_delegation and limits.prefixes,
+            custom="The ENIConfigs are not known yet" if settings.custom_networking else None,
         )
         journal = Journal(process.run_dir / "eni_manager.journal")
         self._life = Lifecycle(process.loop, cloud, ec2, journal, instance_id=instance.instance_id, owner=self)
@@ -123,6 +125,12 @@ class Manager:
         """Take the kubelet's number of pods in place of the published one; 0: it is not known."""
         if pods != self._state.limits.kubelet_pods:
             self._state.limits = replace(self._state.limits, kubelet_pods=pods)
+            self._turn()
+
+    def eni_config(self, config: EniConfig | str) -> None:
+        """Take the ENIConfig that new ENIs come from, or why there is none; with custom networking only."""
+        if config != self._state.custom:
+            self._state.custom = config
             self._turn()
 
     # -- what the lifecycle tells
@@ -190,14 +198,10 @@ class Manager:
         if not state.picture.enis:
             return
         inventory = inventory_of(
-            state.instance,
-            state.limits,
-            state.picture,
+            state,
             cards=self._cards(),
-            vpc_cidrs=state.vpc_cidrs,
-            growth=growth_of(self._changes.growth, self._plan, state.subnets, state.instance.instance_type, now=now),
+            growth=growth_of(self._changes.growth, self._plan, state, now=now),
             pending_addresses=self._changes.busy().pending_items * state.unit,
-            by_prefix=state.by_prefix,
         )
         if inventory != self._published:
             self._published = inventory

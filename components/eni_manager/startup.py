@@ -115,10 +115,14 @@ class Service:
         self._reporter.report(Note(reason, sentence))
 
     def _facts_changed(self) -> None:
-        node = self._facts.node
-        if self._manager is not None and node is not None:
-            self._manager.kubelet_pods(node.max_pods)
-            self._manager.cordoned(node.unschedulable)
+        node, manager = self._facts.node, self._manager
+        if manager is None:
+            return
+        if node is not None:
+            manager.kubelet_pods(node.max_pods)
+            manager.cordoned(node.unschedulable)
+        if self._process.settings.custom_networking:
+            manager.eni_config(self._facts.eni_config())
 
 
 def _connect(process: Process, instance: InstanceFacts) -> Ec2:

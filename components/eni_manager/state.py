@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.inventory import Picture
+from vpccni.components.eni_manager.kube_facts import EniConfig
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.subnets import Subnets
+from vpccni.shared.names import SubnetId
 
 
 @dataclass
 class State:
-    """The picture with what was read beside it. `groups`: the primary ENI's security groups, as metadata shows them."""
+    """The picture with what was read beside it.
+
+    `groups`: the primary ENI's security groups, as metadata shows them. `custom`: with custom networking the ENIConfig that new ENIs
+    come from, or why there is none; without it None.
+    """
 
     instance: InstanceFacts
     limits: InstanceLimits
@@ -21,11 +27,27 @@ class State:
     picture: Picture = field(default_factory=Picture)
     vpc_cidrs: list[str] = field(default_factory=list)
     groups: tuple[str, ...] = ()
+    custom: EniConfig | str | None = None
 
     @property
     def unit(self) -> int:
         """Addresses in an item: a /28 prefix or a single address."""
         return 16 if self.by_prefix else 1
+
+    def candidates(self) -> tuple[SubnetId, ...]:
+        """Return the subnets that new ENIs may come from, the best first."""
+        if self.custom is None:
+            return self.subnets.candidates()
+        return () if isinstance(self.custom, str) else (SubnetId(self.custom.subnet_id),)
+
+    def groups_of_new(self) -> tuple[str, ...]:
+        """Return the security groups of a new ENI (spec ipam.md 15, 16)."""
+        named = self.custom.groups if isinstance(self.custom, EniConfig) else ()
+        return tuple(sorted(named)) or self.groups
+
+    def groups_kept(self) -> tuple[str, ...]:
+        """Return the groups that ENIs are kept at; empty with custom networking: then each has its own."""
+        return self.groups if self.custom is None else ()
 
     def show(self, picture: Picture) -> None:
         """Take a new picture; which ENIs are excluded follows from the subnets."""

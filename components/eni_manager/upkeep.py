@@ -56,7 +56,7 @@ class Upkeep:
 
     def _due(self) -> list[SetGroups | SetTags]:
         now, leaving = self._process.loop.clock(), self._life.freeing()
-        todo = chores(self._state.picture, self._state.groups, self._tags)
+        todo = chores(self._state.picture, self._state.groups_kept(), self._tags)
         return [one for one in todo if self._resting.get(type(one), (0.0, 0))[0] <= now and one.eni_id not in leaving]
 
     async def _work(self) -> None:

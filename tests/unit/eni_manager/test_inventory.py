@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, MetadataEni
+from vpccni.components.eni_manager.facts import TAG_INSTANCE, TAG_NO_MANAGE, CloudEni, InstanceFacts, MetadataEni
 from vpccni.components.eni_manager.inventory import DOUBT_S, SETTLE_S, Picture, Rules, differs, look
 from vpccni.shared.names import EniId, SubnetId
 
@@ -132,3 +132,67 @@ def test_a_no_manage_tag_is_honoured_at_the_next_look() -> None:
 def test_the_age_of_an_eni_survives_looks() -> None:
     after, _ = look(first(cloud(0), now=5.0), RULES, [metadata(0)], [cloud(0)], now=100.0)
     assert after.enis[EniId("eni-0")].message().attached_at == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "managed"),
+    [
+        ({}, True),
+        ({"interface_type": "trunk"}, True),
+        ({"interface_type": "efa"}, True),
+        ({"interface_type": "efa-only"}, False),
+        ({"card": 1}, False),
+        ({"tags": {TAG_NO_MANAGE: "true"}}, False),
+        ({"tags": {TAG_NO_MANAGE: "false"}}, True),
+        ({"tags": {TAG_NO_MANAGE: "true", TAG_INSTANCE: "i-1"}}, False),
+    ],
+)
+def test_kinds_of_enis(change: dict[str, object], managed: bool) -> None:
+    assert RULES.is_managed(cloud(1, **change)) == managed
+    assert RULES.is_managed(cloud(0, **change))  # the primary, whatever it carries
+
+
+def test_without_the_tag_and_with_manage_untagged_eni_off_an_eni_is_not_ours() -> None:
+    strict = Rules(INSTANCE, manage_untagged=False)
+    assert not strict.is_managed(cloud(1))
+    assert not strict.is_managed(cloud(1, tags={TAG_INSTANCE: "i-other"}))
+    assert strict.is_managed(cloud(1, tags={TAG_INSTANCE: "i-1"}))
+
+
+def test_trunk_and_efa_are_never_freed_and_a_trunk_serves_no_pod() -> None:
+    picture = first(cloud(0), cloud(1, interface_type="trunk"), cloud(2, interface_type="efa"), cloud(3))
+    assert [eni.may_go for eni in picture.enis.values()] == [False, False, False, True]
+    assert [eni.serves_pods for eni in picture.enis.values()] == [True, False, True, True]
+
+
+def test_an_eni_of_a_vpc_that_metadata_and_ec2_tell_nothing_of_is_unusable_beside_the_others() -> None:
+    strange = cloud(1, subnet_id=SubnetId("subnet-elsewhere"))
+    picture, findings = look(Picture(), RULES, [metadata(0)], [cloud(0), strange], now=0.0)
+    assert picture.enis[EniId("eni-1")].problem == "the CIDR of its subnet is not known"
+    assert picture.enis[EniId("eni-0")].message().confirmed
+    assert [finding.on for finding in findings] == ["eni-1"]
+    known = {SubnetId("subnet-elsewhere"): "10.7.0.0/24"}
+    picture, _ = look(Picture(), RULES, [metadata(0)], [cloud(0), strange], now=0.0, subnets=known)
+    assert picture.enis[EniId("eni-1")].subnet_cidr == "10.7.0.0/24"
+
+
+def test_groups_and_tags_we_wrote_are_believed_against_a_lagging_read() -> None:
+    before = first(cloud(0), cloud(1, groups=("sg-old",)))
+    written = before.with_groups(EniId("eni-1"), ("sg-new",), now=100.0).with_tags(
+        EniId("eni-1"), {"a": "b"}, now=100.0
+    )
+    stale = [cloud(0), cloud(1, groups=("sg-old",))]
+    after, _ = look(written, RULES, [metadata(0), metadata(1)], stale, now=101.0)
+    assert (after.enis[EniId("eni-1")].cloud.groups, after.enis[EniId("eni-1")].cloud.tags) == (("sg-new",), {"a": "b"})
+    late, _ = look(written, RULES, [metadata(0), metadata(1)], stale, now=100.0 + SETTLE_S)
+    assert (late.enis[EniId("eni-1")].cloud.groups, late.enis[EniId("eni-1")].cloud.tags) == (("sg-old",), {})
+
+
+def test_a_prefix_is_doubted_and_forgotten_like_an_address() -> None:
+    before = first(cloud(0, prefixes=("10.0.1.0/28",)))
+    listed = [metadata(0)]
+    doubted, _ = look(before, RULES, listed, [cloud(0)], now=100.0)
+    assert not doubted.enis[EniId("eni-0")].message().confirmed
+    assert doubted.enis[EniId("eni-0")].cloud.prefixes == ("10.0.1.0/28",)
+    gone, _ = look(doubted, RULES, listed, [cloud(0)], now=100.0 + DOUBT_S)
+    assert gone.enis[EniId("eni-0")].cloud.prefixes == ()

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.eni_manager.test_inventory import RULES, SUBNET, cloud, first, metadata
+from tests.unit.eni_manager.test_inventory import INSTANCE, RULES, SUBNET, cloud, first, metadata
 from tests.unit.eni_manager.test_subnets import picture, subnet
 
 from vpccni.components.eni_manager.facts import TAG_NO_MANAGE
 from vpccni.components.eni_manager.hindrance import Hindrance
 from vpccni.components.eni_manager.inventory import look
+from vpccni.components.eni_manager.kube_facts import EniConfig
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.outlook import card_limits, growth_of
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, AssignTo, Plan, UnassignFrom, restrained
+from vpccni.components.eni_manager.state import State
 from vpccni.components.eni_manager.subnets import Subnets
 from vpccni.shared.messages.inventory import Growth
 from vpccni.shared.names import EniId
@@ -23,8 +25,15 @@ GROWING = Plan(assign=(AssignTo(EniId("eni-0"), 3),), unassign=(UnassignFrom(Eni
 ALL_EXCLUDED = picture(subnet(SUBNET, role="0"))
 
 
-def growth(plan: Plan, *, hindrance: Hindrance | None = None, subnets: Subnets | None = None) -> Growth:
-    return growth_of(hindrance or Hindrance(), plan, subnets or picture(), "m5.large", now=10.0)
+def growth(
+    plan: Plan,
+    *,
+    hindrance: Hindrance | None = None,
+    subnets: Subnets | None = None,
+    custom: EniConfig | str | None = None,
+) -> Growth:
+    state = State(INSTANCE, LIMITS, subnets or picture(), by_prefix=False, custom=custom)
+    return growth_of(hindrance or Hindrance(), plan, state, now=10.0)
 
 
 def test_what_nothing_hinders_has_no_cause() -> None:
@@ -40,6 +49,20 @@ def test_causes_in_their_order() -> None:
     assert SUBNET in growth(Plan(held_back=3), subnets=full).detail
     assert growth(Plan(held_back=3), subnets=ALL_EXCLUDED).cause == "NO_SUBNET"
     assert growth(Plan(short=2)).cause == "ENI_LIMIT"
+    no_config = growth(Plan(held_back=3), custom="No ENIConfig 'a' for this node")
+    assert (no_config.cause, no_config.detail) == ("NO_ENI_CONFIG", "No ENIConfig 'a' for this node")
+
+
+def test_with_custom_networking_new_enis_are_the_configs_and_groups_are_not_kept() -> None:
+    state = State(INSTANCE, LIMITS, picture(subnet(SUBNET, role="1")), by_prefix=False, groups=("sg-1",))
+    assert (state.candidates(), state.groups_of_new(), state.groups_kept()) == ((SUBNET,), ("sg-1",), ("sg-1",))
+    state.custom = EniConfig("zone-a", "subnet-pods", ("sg-3", "sg-2"))
+    assert (state.candidates(), state.groups_of_new()) == (("subnet-pods",), ("sg-2", "sg-3"))
+    assert state.groups_kept() == ()
+    state.custom = EniConfig("zone-a", "subnet-pods")
+    assert state.groups_of_new() == ("sg-1",)
+    state.custom = "none"
+    assert state.candidates() == ()
 
 
 @pytest.mark.parametrize("restraint", [CORDONED, PROVISIONING_OFF])

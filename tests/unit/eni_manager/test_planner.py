@@ -207,3 +207,10 @@ def test_a_closed_subnet_is_left_alone_and_told_apart_from_the_limits() -> None:
     creating = plan(wish(30), picture(eni(0, 4)), [CardLimit(0, 3)], replace(closed, may_create=True), Busy())
     assert creating.create == (CreateOn(0, 9), CreateOn(0, 9))
     assert (creating.held_back, creating.short) == (5, 3)
+
+
+def test_with_custom_networking_the_primary_gets_nothing_more_and_what_it_has_counts() -> None:
+    spared = Terms(SLOTS, spare_primary=True)
+    todo = plan(wish(12), picture(eni(0, 2), eni(1, 5)), [CardLimit(0, 3)], spared, Busy())
+    assert (todo.assign, todo.create) == ((AssignTo(EniId("eni-1"), 4),), (CreateOn(0, 1),))
+    assert plan(wish(40), picture(eni(0, 2)), [CardLimit(0, 3)], spared, Busy()).short == 40 - 2 - 2 * SLOTS
