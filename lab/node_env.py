@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -71,10 +72,16 @@ def node_environment(lab: str, node: str, state: Path, overrides: Mapping[str, s
     return {key: value for key, value in env.items() if value is not None}
 
 
-KUBECONFIG: Final = f"""apiVersion: v1
-kind: Config
-current-context: lab
-clusters: [{{name: lab, cluster: {{server: "{vpc_plan.KUBE_URL}"}}}}]
-users: [{{name: lab, user: {{token: lab}}}}]
-contexts: [{{name: lab, context: {{cluster: lab, user: lab, namespace: default}}}}]
-"""
+KUBECONFIG: Final = (
+    json.dumps(  # JSON, which is YAML too: the processes then need no YAML reader, as in a pod with a service account
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": {"server": vpc_plan.KUBE_URL}}],
+            "users": [{"name": "lab", "user": {"token": "lab"}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": "default"}}],
+        },
+        indent=1,
+    )
+)
