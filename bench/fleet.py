@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -47,6 +47,11 @@ PODS: Final = 20
 STARTS_A_SECOND: Final = 20
 """Nodes that join in a second."""
 MINUTE: Final = 60.0
+AWS_A_SECOND: Final = 5
+"""Calls of one mutating action that an account may make in a second for long."""
+ENIS_MORE: Final = 2
+"""ENIs that a node needs beside its primary one in these scenarios."""
+PREFIXES: Final = {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"}
 
 
 @dataclass
@@ -235,14 +240,14 @@ HEAD: Final = (
 )
 
 
-def settled(folder: Path, nodes: int, pods: int) -> Fleet:
+def settled(folder: Path, nodes: int, pods: int, env: Mapping[str, str] = {}) -> Fleet:
     """Return a fleet whose nodes joined, have their pods, and are quiet."""
-    fleet = Fleet(folder)
+    fleet = Fleet(folder, dict(env))
     fleet.join(nodes)
     fleet.run(nodes / STARTS_A_SECOND + 3 * MINUTE)
     if pods:
         fleet.schedule(fleet.nodes, pods)
-        fleet.run(nodes * pods / SCHEDULED_A_SECOND + 5 * MINUTE)
+        fleet.run(nodes * pods / SCHEDULED_A_SECOND + nodes * ENIS_MORE / AWS_A_SECOND + 5 * MINUTE)
     fleet.mark()
     return fleet
 
@@ -257,10 +262,19 @@ def line(fleet: Fleet, what: str, pods: int) -> Line:
 
 def burst(folder: Path, nodes: int) -> Line:
     """Nodes with their warm pool get 20 pods each."""
-    fleet = settled(folder, nodes, 0)
+    return _burst(settled(folder, nodes, 0), f"burst: {PODS} pods on each of {nodes} nodes")
+
+
+def prefix_burst(folder: Path, nodes: int) -> Line:
+    """The same with prefixes."""
+    return _burst(settled(folder, nodes, 0, PREFIXES), f"the same with prefixes, {nodes} nodes")
+
+
+def _burst(fleet: Fleet, what: str) -> Line:
+    nodes = len(fleet.nodes)
     fleet.schedule(fleet.nodes, PODS)
-    fleet.run(nodes * PODS / SCHEDULED_A_SECOND + 10 * MINUTE)
-    return line(fleet, f"burst: {PODS} pods on each of {nodes} nodes", nodes * PODS)
+    fleet.run(nodes * PODS / SCHEDULED_A_SECOND + nodes * ENIS_MORE / AWS_A_SECOND + 10 * MINUTE)
+    return line(fleet, what, nodes * PODS)
 
 
 def steady(folder: Path, nodes: int) -> Line:
@@ -310,6 +324,7 @@ def reclaim(folder: Path, nodes: int) -> Line:
 SCENARIOS: Final = {
     "steady": steady,
     "burst": burst,
+    "prefix-burst": prefix_burst,
     "roll": roll,
     "outage": outage,
     "reclaim": reclaim,

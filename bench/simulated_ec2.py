@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -39,6 +39,7 @@ class Account:
     by_token: dict[str, EniId] = field(default_factory=dict)
     ready_at: dict[EniId, float] = field(default_factory=dict)
     made: int = 0
+    _on_instance: defaultdict[str, set[EniId]] = field(default_factory=lambda: defaultdict(set))
 
     def enter(self, action: str, on: str = "") -> None:
         """Count a call; raise `CloudRefused` when EC2 is away or throttles."""
@@ -57,14 +58,34 @@ class Account:
         first, self.made = FIRST_ADDRESS + self.made, self.made + count
         return tuple(str(IPv4Address(first + number)) for number in range(count))
 
+    def prefixes(self, count: int) -> tuple[str, ...]:
+        """Return /28 blocks that nobody had before."""
+        self.made += -(FIRST_ADDRESS + self.made) % 16
+        return tuple(f"{block[0]}/28" for block in (self.addresses(16) for _ in range(count)))
+
     def settled(self, eni: CloudEni) -> CloudEni:
         """Return the ENI with its attachment as it is by now."""
         if eni.attachment_status == "attaching" and self.stage.now >= self.ready_at[eni.eni_id]:
-            eni = self.enis[eni.eni_id] = replace(eni, attachment_status="attached")
+            eni = replace(eni, attachment_status="attached")
+            self.put(eni)
         return eni
 
+    def put(self, eni: CloudEni) -> None:
+        """Let an ENI be as it is given."""
+        before = self.enis.get(eni.eni_id)
+        if before is not None and before.instance_id != eni.instance_id:
+            self._on_instance[before.instance_id].discard(eni.eni_id)
+        self.enis[eni.eni_id] = eni
+        self._on_instance[eni.instance_id].add(eni.eni_id)
+
+    def remove(self, eni_id: EniId) -> None:
+        """Let an ENI be gone; one that is gone already stays so."""
+        eni = self.enis.pop(eni_id, None)
+        if eni is not None:
+            self._on_instance[eni.instance_id].discard(eni_id)
+
     def of_instance(self, instance_id: str) -> list[CloudEni]:
-        return [self.settled(eni) for eni in list(self.enis.values()) if eni.instance_id == instance_id]
+        return [self.settled(self.enis[eni_id]) for eni_id in sorted(self._on_instance[instance_id])]
 
     def start_instance(self, instance_id: str) -> InstanceFacts:
         """Make an instance with its primary ENI."""
@@ -75,7 +96,7 @@ class Account:
             subnet_id=SUBNET, primary_address=address, groups=(GROUP,), attachment_id=f"attach-{self.made}",
             instance_id=instance_id, attachment_status="attached", delete_on_termination=True,
         )  # fmt: skip
-        self.enis[eni.eni_id] = eni
+        self.put(eni)
         return InstanceFacts(
             instance_id=instance_id, instance_type="m5.large", region="us-west-2", availability_zone="us-west-2a",
             primary_address=address, primary_mac=eni.mac, primary_eni=eni.eni_id, subnet_id=SUBNET, vpc_id="vpc-fleet",
@@ -84,7 +105,7 @@ class Account:
     def end_instance(self, instance_id: str) -> None:
         """Take an instance away with all ENIs that go with it."""
         for eni in self.of_instance(instance_id):
-            del self.enis[eni.eni_id]
+            self.remove(eni.eni_id)
 
 
 class NodesEc2:
@@ -108,13 +129,15 @@ class NodesEc2:
         if new.token in account.by_token:
             return account.enis[account.by_token[new.token]]
         account.made += 1
-        primary, *secondary = account.addresses(1 + new.addresses)
+        [primary] = account.addresses(1)
         eni = CloudEni(
             eni_id=EniId(f"eni-{account.made}"), mac=_mac(account.made), status="available", interface_type="interface",
-            subnet_id=new.subnet_id, primary_address=primary, addresses=tuple(secondary), tags=dict(new.tags),
-            groups=new.groups, description=new.description,
+            subnet_id=new.subnet_id, primary_address=primary, tags=dict(new.tags), groups=new.groups,
+            description=new.description,
+            addresses=() if new.by_prefix else account.addresses(new.addresses),
+            prefixes=account.prefixes(new.addresses) if new.by_prefix else (),
         )  # fmt: skip
-        account.enis[eni.eni_id] = eni
+        account.put(eni)
         account.by_token[new.token] = eni.eni_id
         return eni
 
@@ -122,8 +145,8 @@ class NodesEc2:
         account = self._account
         account.enter("AttachNetworkInterface", eni_id)
         attachment = f"attach-{eni_id}"
-        account.enis[eni_id] = replace(
-            account.enis[eni_id], status="in-use", attachment_id=attachment, instance_id=instance_id,
+        self._change(
+            eni_id, status="in-use", attachment_id=attachment, instance_id=instance_id,
             attachment_status="attaching", device_number=device, card=card,
         )  # fmt: skip
         account.ready_at[eni_id] = account.stage.now + ATTACHES_IN_S
@@ -135,14 +158,23 @@ class NodesEc2:
 
     def assign(self, eni_id: EniId, count: int, *, by_prefix: bool) -> list[str]:
         self._account.enter("AssignPrivateIpAddresses", eni_id)
-        added = self._account.addresses(count)
-        self._change(eni_id, addresses=self._account.enis[eni_id].addresses + added)
+        eni = self._account.enis[eni_id]
+        if by_prefix:
+            added = self._account.prefixes(count)
+            self._change(eni_id, prefixes=eni.prefixes + added)
+        else:
+            added = self._account.addresses(count)
+            self._change(eni_id, addresses=eni.addresses + added)
         return list(added)
 
     def unassign(self, eni_id: EniId, items: Sequence[str]) -> None:
         self._account.enter("UnassignPrivateIpAddresses", eni_id)
-        left = tuple(one for one in self._account.enis[eni_id].addresses if one not in items)
-        self._change(eni_id, addresses=left)
+        eni = self._account.enis[eni_id]
+        self._change(
+            eni_id,
+            addresses=tuple(one for one in eni.addresses if one not in items),
+            prefixes=tuple(one for one in eni.prefixes if one not in items),
+        )
 
     def subnets(self, vpc_id: str, zone: str) -> list[Subnet]:
         self._account.enter("DescribeSubnets", vpc_id)
@@ -170,10 +202,10 @@ class NodesEc2:
 
     def delete(self, eni_id: EniId) -> None:
         self._account.enter("DeleteNetworkInterface", eni_id)
-        self._account.enis.pop(eni_id, None)
+        self._account.remove(eni_id)
 
     def _change(self, eni_id: EniId, **fields: object) -> None:
-        self._account.enis[eni_id] = replace(self._account.enis[eni_id], **fields)  # type: ignore[arg-type]
+        self._account.put(replace(self._account.enis[eni_id], **fields))  # type: ignore[arg-type]
 
 
 class NodesMetadata:
@@ -195,7 +227,7 @@ class NodesMetadata:
         return [
             MetadataEni(
                 mac=eni.mac, eni_id=eni.eni_id, device_number=eni.device_number, card=eni.card, subnet_id=eni.subnet_id,
-                subnet_cidr=SUBNET_CIDR, addresses=(eni.primary_address, *eni.addresses),
+                subnet_cidr=SUBNET_CIDR, addresses=(eni.primary_address, *eni.addresses), prefixes=eni.prefixes,
             )
             for eni in self._attached()
         ]  # fmt: skip

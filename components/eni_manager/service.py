@@ -25,6 +25,7 @@ from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
 from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
+from vpccni.components.eni_manager.patience import Patience
 from vpccni.components.eni_manager.planner import (
     CORDONED,
     PROVISIONING_OFF,
@@ -44,6 +45,8 @@ from vpccni.shared.process import Process
 if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
 
+PATIENCE_SLACK_S: Final = 0.01
+NODES_AGAIN_S: Final = 900.0
 CARD: Final = 0
 """The one card that is managed until ENABLE_MULTI_NIC is supported."""
 
@@ -83,6 +86,9 @@ class Manager:
         self._wish: CapacityTarget | None = None
         self._plan = Plan()
         self._is_cordoned = False
+        self._nodes = nodes
+        self._node_count: int | None = None
+        self._patience, self._put_off = Patience(), False
         self._published: Inventory | None = None
 
     async def start(self) -> None:
@@ -106,6 +112,8 @@ class Manager:
         self._looking.begin()
         if self._process.settings.provisioning:
             self._upkeep.begin(journal_lost=self._life.journal_lost)
+        self._count_again()
+        self._process.loop.every(NODES_AGAIN_S, self._count_again, name="count nodes")
         self._process.serving()
 
     def wish(self, wish: CapacityTarget) -> None:
@@ -177,10 +185,32 @@ class Manager:
             terms, busy = self._changes.terms(now), self._changes.busy()
             todo = plan(self._wish, self._state.picture, self._cards(), terms, busy)
             self._plan = restrained(todo, self._restraint())
-            self._changes.start(self._plan, now)
+            self._changes.start(self._patient(self._plan, self._wish.urgent, now), now)
         if self._process.settings.provisioning:
             self._upkeep.turn()
         self._publish()
+
+    def _patient(self, todo: Plan, urgent: bool, now: float) -> Plan:
+        """Return the plan without its growth while that may wait."""
+        wait = self._patience.wait_s(
+            grows=todo.grows, urgent=urgent, nodes=self._node_count, now=now, random=random.random()
+        )
+        if not wait:
+            return todo
+        if not self._put_off:
+            self._put_off = True
+            self._process.loop.call_later(wait + PATIENCE_SLACK_S, self._patience_ends)
+        return replace(todo, assign=(), create=())
+
+    def _patience_ends(self) -> None:
+        self._put_off = False
+        self._turn()
+
+    def _count_again(self) -> None:
+        self._process.loop.spawn(self._count_nodes(), name="count nodes")
+
+    async def _count_nodes(self) -> None:
+        self._node_count = await self._nodes()
 
     def _restraint(self) -> str:
         settings = self._process.settings

@@ -40,6 +40,9 @@ from vpccni.shared.messages.wiring import UsableEnis, Wirings
 from vpccni.shared.process import Process
 
 REVIEW_S: Final = 5.0
+QUIET_S: Final = 30.0
+RESERVE: Final = 2
+"""With no more free addresses than this a pod may soon have to wait: growing is urgent."""
 SHRINK_EVERY_S: Final = 30.0  # spec ipam.md 2: address scale-down at most once per 30 s
 DEMAND_LASTS_S: Final = 2.0
 """A sandbox that got nothing counts as demand this long after its last try."""
@@ -65,7 +68,8 @@ class AllocatorService:
         self._unclaimed: frozenset[str] = frozenset()
         self._findings = audit.NOTHING
         self._demand: dict[Sandbox, float] = {}
-        self._shrunk_at = float("-inf")
+        self._shrunk_at = self._reviewed_at = float("-inf")
+        self._stirred = True
         self._sent: tuple[float, CapacityTarget] | None = None
         self._timers: dict[str, Timer] = {}
 
@@ -238,9 +242,20 @@ class AllocatorService:
     # -- the plan
 
     def _plan_soon(self) -> None:
+        self._stirred = True
         self._after("plan", TARGET_AFTER_S, self._plan)
 
     def _review(self) -> None:
+        """Look at what only time changes. On a quiet node, where nothing cools and nothing happened, that is only now and then."""
+        now = self._clock()
+        if (
+            not self._stirred
+            and not self._ledger.released_at
+            and not self._demand
+            and now - self._reviewed_at < QUIET_S
+        ):
+            return
+        self._stirred, self._reviewed_at = False, now
         self._replace(books.forget_cooled(self._ledger, now=self._clock(), period_s=self._period_s), quiet=True)
         self._fold()
         self._plan()
@@ -267,8 +282,12 @@ class AllocatorService:
             surrendered_addresses=fenced,
             surrendered_enis=sorted(self._ledger.fenced_enis),
         )
-        target = CapacityTarget(cards=[card], reason=f"{shape.assigned} of {shape.total} assigned")
-        same = self._sent is not None and self._sent[1].cards == target.cards
+        target = CapacityTarget(
+            cards=[card],
+            reason=f"{shape.assigned} of {shape.total} assigned",
+            urgent=bool(self._demand) or self._census().assignable <= RESERVE,
+        )
+        same = self._sent is not None and self._sent[1].cards == target.cards and self._sent[1].urgent == target.urgent
         if not same or self._sent is None or now - self._sent[0] > RESEND_TARGET_S:
             self._sent = (now, target)
             self._process.loop.spawn(self._send(target), name="capacity target")

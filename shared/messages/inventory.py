@@ -86,10 +86,15 @@ class CardTarget(msgspec.Struct, frozen=True):
 
 
 class CapacityTarget(Message, frozen=True, kw_only=True, tag="inventory.capacity_target"):
-    """The allocator's present wish, complete: it replaces the one before. Answer: `CapacityAccepted` at once, never after EC2."""
+    """The allocator's present wish, complete: it replaces the one before. Answer: `CapacityAccepted` at once, never after EC2.
+
+    `urgent`: somebody waits for an address, or the next one would. Otherwise what is missing is warm pool, and growing may be put off a
+    little so that the nodes of a large cluster do not ask EC2 all together.
+    """
 
     cards: list[CardTarget]
     reason: str
+    urgent: bool = True
 
 
 class CapacityAccepted(Message, frozen=True, kw_only=True, tag="inventory.capacity_accepted"):

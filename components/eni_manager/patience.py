@@ -1,0 +1,36 @@
+"""Putting off what nobody waits for: in a large cluster the nodes' warm pools must not ask EC2 all together (spec ipam.md 23, 24).
+
+AWS lets an account make 5 calls of a mutating action a second. When pods come to N nodes at once, each node wants another ENI or
+prefix at the same moment, most of them only to keep their pool warm. So growth that is not urgent waits a random time within which
+N nodes come to that rate. Growth that is urgent never waits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SMALL_CLUSTER: Final = 10
+"""Nodes: up to this many fit into AWS's burst of 50 whatever they do."""
+NODES_A_SECOND: Final = 4.0
+LONGEST_S: Final = 30.0
+
+
+def spread_s(nodes: int | None) -> float:
+    """Return within how many seconds growth that is not urgent starts; `nodes` None: not known."""
+    return 0.0 if nodes is None or nodes <= SMALL_CLUSTER else min(nodes / NODES_A_SECOND, LONGEST_S)
+
+
+class Patience:
+    """When growth that is not urgent may start. Plain state; `now`: CLOCK_BOOTTIME seconds, `random` in [0, 1)."""
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+
+    def wait_s(self, *, grows: bool, urgent: bool, nodes: int | None, now: float, random: float) -> float:
+        """Return how long to put growing off; 0: go on."""
+        if not grows or urgent:
+            self._until = None
+            return 0.0
+        if self._until is None:
+            self._until = now + spread_s(nodes) * random
+        return max(self._until - now, 0.0)
