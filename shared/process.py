@@ -9,6 +9,7 @@ return process.run()
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -50,6 +51,7 @@ M = TypeVar("M", bound=Message)
 HEARTBEAT_S: Final = 5.0
 RUN_DIR_DEFAULT: Final = "/var/run/aws-node"
 EXIT_SETTINGS: Final = 1
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)  # spec operations.md 2.1 c
 _Labels = tuple[tuple[str, str], ...]
 
 
@@ -68,7 +70,7 @@ class Process:
         self._counters: dict[tuple[str, _Labels], float] = {}
         self._gauges: dict[tuple[str, _Labels], Callable[[], float]] = {}
         self._reasons: dict[str, str] = {}
-        self._serving = False
+        self.served_at = 0.0
         self._on_stop: list[Callable[[], None]] = []
         self._clients: dict[str, Client] = {}
         self._level_timer: Timer | None = None
@@ -145,6 +147,14 @@ class Process:
         key = (name, tuple(sorted(labels.items())))
         self._counters[key] = self._counters.get(key, 0) + value
 
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add to a histogram: its cumulative buckets, its sum and its count travel as counters."""
+        for bound in BUCKETS:
+            le = "+Inf" if bound == math.inf else f"{bound:g}"
+            self.count(f"{name}_bucket", float(value <= bound), le=le, **labels)
+        self.count(f"{name}_sum", value, **labels)
+        self.count(f"{name}_count", 1, **labels)
+
     def gauge(self, name: str, value: Callable[[], float], **labels: str) -> None:
         """Have `value()` sampled at each heartbeat."""
         self._gauges[(name, tuple(sorted(labels.items())))] = value
@@ -162,14 +172,14 @@ class Process:
 
     def serving(self) -> None:
         """Say that start-up is over."""
-        if not self._serving:
-            self._serving = True
-            self.log.info("serving", pid=os.getpid(), ms=round((boottime() - self.started_at) * 1000))
+        if not self.served_at:
+            self.served_at = boottime()
+            self.log.info("serving", pid=os.getpid(), ms=round((self.served_at - self.started_at) * 1000))
             self.heartbeat()
 
     def status(self) -> Status:
         """Return state, health and metrics as one document."""
-        state = "starting" if not self._serving else "degraded" if self._reasons else "serving"
+        state = "starting" if not self.served_at else "degraded" if self._reasons else "serving"
         return Status(
             process=self.name,
             pid=os.getpid(),

@@ -75,6 +75,8 @@ class Changes:
         self._changing: dict[EniId, int] = {}
         self._told: dict[tuple[str, str], float] = {}
         self.growth, self.shrink = Hindrance(), Hindrance()
+        process.gauge("awscni_ipamd_action_inprogress", lambda: float(self.busy().grows), fn="increaseDatastorePool")
+        process.gauge("awscni_ipamd_action_inprogress", lambda: float(self.busy().shrinks), fn="decreaseDatastorePool")
 
     def busy(self) -> Busy:
         """Return what is under way."""

@@ -66,6 +66,9 @@ class Looking:
         self.provisional = True
         self._rules = Rules(state.instance, process.settings.manage_untagged_eni)
         self._running: Future[None] | None = None
+        process.gauge(
+            "awscni_ipamd_action_inprogress", lambda: float(self._running is not None), fn="nodeIPPoolReconcile"
+        )
 
     @property
     def rules(self) -> Rules:

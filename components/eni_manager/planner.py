@@ -101,6 +101,14 @@ class Busy:
     def pending_items(self) -> int:
         return sum(self.enis.values()) + sum(count for _, count in self.creating)
 
+    @property
+    def grows(self) -> bool:
+        return bool(self.creating) or any(self.enis.values())
+
+    @property
+    def shrinks(self) -> bool:
+        return bool(self.freeing) or 0 in self.enis.values()
+
 
 def plan(wish: CapacityTarget, picture: Picture, cards: Sequence[CardLimit], terms: Terms, busy: Busy) -> Plan:
     """Return the calls that lead from `picture` to `wish`. Never above the limits, never anything not surrendered."""

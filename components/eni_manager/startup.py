@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import InstanceFacts
@@ -29,6 +29,9 @@ from vpccni.shared.process import Process
 if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
 
+STARTUP: Final = "awscni_ipamd_startup_duration_seconds"
+NOT_INITIALIZED: Final = "node_initialization"  # spec operations.md 2.2
+
 
 class Service:
     """The requests this process answers, and its start."""
@@ -47,6 +50,7 @@ class Service:
         self._reporter = Reporter(process, self._kube, self._facts)
         self._cloud = Cloud(process, on_denied=lambda api, sentence: self._reporter.denied(api))
         self._ec2: Ec2 | None = None
+        process.gauge("awscni_ipamd_action_inprogress", lambda: float(self._manager is None), fn="nodeInit")
         process.handle(CapacityTarget, self._on_target)
         process.handle(Report, self._on_report)
         process.loop.spawn(self._start(), name="start")
@@ -58,12 +62,27 @@ class Service:
                 self._manager = await self._first_look()
             except (CloudRefused, OSError) as error:
                 tries += 1
+                self._note_startup(
+                    after_s=self._process.loop.clock() - self._process.started_at, failure=NOT_INITIALIZED
+                )
                 self._process.degraded("start", f"No inventory yet. {error}")
                 await self._process.loop.sleep(first_pause_s(tries))
+        self._note_startup(after_s=self._process.served_at - self._process.started_at)
         self._process.healthy("start")
         self._facts_changed()
         if self._early_wish is not None:
             self._manager.wish(self._early_wish)
+
+    def _note_startup(self, *, after_s: float, failure: str = "") -> None:
+        """Note how long the start took, or took in vain: the original's process ends with a try that fails, and starts anew."""
+        nodes = self._facts.nodes
+        self._process.observe(
+            STARTUP,
+            after_s,
+            success=str(not failure).lower(),
+            with_api_server=str(nodes is not None and nodes.synced).lower(),
+            failure_reason=failure,
+        )
 
     async def _first_look(self) -> Manager:
         loop = self._process.loop

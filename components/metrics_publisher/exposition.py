@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.metrics_publisher.sources import Series, Source
+from vpccni.components.metrics_publisher.sources import Labels, Series, Source
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PUBLIC: Final = "awscni_"
-COUNTER, GAUGE, SUMMARY = "counter", "gauge", "summary"
+COUNTER, GAUGE, SUMMARY, HISTOGRAM = "counter", "gauge", "summary", "histogram"
+BOUND: Final = "le"
+PARTS: Final[Mapping[str, tuple[str, ...]]] = {SUMMARY: ("_sum", "_count"), HISTOGRAM: ("_bucket", "_sum", "_count")}
+"""What a sample's name has behind the family's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +51,25 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "awscni_assigned_ip_per_cidr": Family(GAUGE, "Addresses given to pods by CIDR"),
     "awscni_assigned_ip_per_eni": Family(GAUGE, "Addresses given to pods by ENI"),
     "awscni_no_available_ip_addresses": Family(COUNTER, "ADD requests that found the pool empty", scalar=True),
-    "awscni_force_removed_enis": Family(COUNTER, "ENIs that went while pods used them"),
-    "awscni_force_removed_ips": Family(COUNTER, "Addresses that went while pods used them"),
+    "awscni_force_removed_enis": Family(COUNTER, "ENIs that went while pods used them", scalar=True),
+    "awscni_force_removed_ips": Family(COUNTER, "Addresses that went while pods used them", scalar=True),
+    "awscni_ipamd_startup_duration_seconds": Family(HISTOGRAM, "Seconds until the instance's ENIs were served"),
+    "awscni_ipamd_node_initialization_duration_seconds": Family(HISTOGRAM, "Seconds until the node was ready for pods"),
     "awscni_connmark_backend": Family(GAUGE, "1 for the connmark backend in use"),
     "awscni_connmark_reconcile_total": Family(COUNTER, "Outcomes of programming connmark rules"),
+    "process_cpu_seconds_total": Family(COUNTER, "CPU seconds that this publisher used"),
+    "process_max_fds": Family(GAUGE, "Descriptors that this publisher may have open"),
+    "process_open_fds": Family(GAUGE, "Descriptors that this publisher has open"),
+    "process_resident_memory_bytes": Family(GAUGE, "Resident memory of this publisher"),
+    "process_start_time_seconds": Family(GAUGE, "Start of this publisher in seconds since 1970"),
+    "process_virtual_memory_bytes": Family(GAUGE, "Virtual memory of this publisher"),
+    "process_virtual_memory_max_bytes": Family(GAUGE, "Virtual memory that this publisher may have; -1: no limit"),
     "vpccni_source_up": Family(GAUGE, "1 while the process is heard and serves without a reason not to"),
     "vpccni_source_stale": Family(GAUGE, "1 when what is shown of the process is older than two heartbeats"),
     "vpccni_source_age_seconds": Family(GAUGE, "Seconds since the process was last heard"),
     "vpccni_source_restarts": Family(COUNTER, "Restarts of the process seen from here"),
 }
-"""Names and types of spec operations.md 2.2 that have a source, and our own."""
+"""Names and types of spec operations.md 2.1 and 2.2 that have a source, and our own."""
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
@@ -85,7 +97,7 @@ def public_name(series: Series, process: str) -> Series:
 def merged(
     sources: list[Source], extra: Mapping[Series, float], at: float
 ) -> tuple[dict[Series, float], dict[Series, float]]:
-    """Return all (counters, gauges): what the sources count, `extra` gauges, and what there is to say of the sources."""
+    """Return all (counters, gauges): what the sources count, `extra` (typed by its family), and what there is to say of the sources."""
     counters: dict[Series, float] = {(name, ()): 0.0 for name, family in FAMILIES.items() if family.scalar}
     gauges: dict[Series, float] = dict(extra)
     for source in sources:
@@ -104,7 +116,7 @@ def render(counters: Mapping[Series, float], gauges: Mapping[Series, float]) -> 
     lines_of: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}
     for default, given in ((COUNTER, counters), (GAUGE, gauges)):
-        for (name, labels), value in sorted(given.items()):
+        for (name, labels), value in sorted(given.items(), key=_order):
             family, kind = _family_of(name, default)
             if kinds.setdefault(family, kind) == kind:
                 lines_of.setdefault(family, []).append(f"{name}{_labels(labels)} {_number(value)}")
@@ -120,10 +132,19 @@ def render(counters: Mapping[Series, float], gauges: Mapping[Series, float]) -> 
 def _family_of(name: str, default: str) -> tuple[str, str]:
     if name in FAMILIES:
         return name, FAMILIES[name].kind
-    stem = name.removesuffix("_sum").removesuffix("_count")
-    if stem != name and stem in FAMILIES and FAMILIES[stem].kind == SUMMARY:
-        return stem, SUMMARY
+    for kind, parts in PARTS.items():
+        for part in parts:
+            stem = name.removesuffix(part)
+            if stem != name and stem in FAMILIES and FAMILIES[stem].kind == kind:
+                return stem, kind
     return name, default
+
+
+def _order(sample: tuple[Series, float]) -> tuple[str, Labels, float]:
+    """Return by what samples are ordered: the buckets of a histogram by their bound as a number."""
+    (name, labels), _ = sample
+    bound = dict(labels).get(BOUND, "0")
+    return name, tuple(pair for pair in labels if pair[0] != BOUND), float(bound)
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from vpccni.shared.clock import boottime
+from vpccni.shared.effects import effect
 from vpccni.shared.loop import Loop
 
 LIMIT_S: Final = 5.0  # spec operations.md 2.1
@@ -61,7 +62,8 @@ class HttpServer:
     def start(self, wait: float = BIND_FIRST_WAIT_S) -> None:
         """Bind and serve; try again for ever, each time after up to 60 s and a random fifth more."""
         try:
-            self._socket = listener(self._address)
+            with effect("http.listen"):
+                self._socket = listener(self._address)
         except (OSError, ValueError) as error:
             self._trouble(
                 f"cannot listen at {self._address}: {error}. Free the address or give another; it is tried again"
@@ -96,7 +98,7 @@ class HttpServer:
         try:
             path = await self._loop.in_thread(read_path, connection)
             reply = self._reply(path)
-            await self._loop.in_thread(connection.sendall, reply.packed())
+            await self._loop.in_thread(_send, connection, reply.packed())
             await self._loop.in_thread(_end, connection)
         except OSError:
             return  # the client went or is too slow: there is nobody to tell
@@ -166,6 +168,11 @@ def read_path(connection: socket.socket) -> str:
     words = head.split(b"\n", 1)[0].decode("latin-1").split()
     is_request = len(words) == 3 and words[2].startswith("HTTP/1.") and words[1].startswith("/")
     return words[1].partition("?")[0] if is_request else ""
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    with effect("http.reply"):
+        connection.sendall(data)
 
 
 def _end(connection: socket.socket) -> None:

@@ -10,7 +10,9 @@ import vpccni
 from vpccni.components.metrics_publisher import introspection
 from vpccni.components.metrics_publisher.exposition import CONTENT_TYPE, merged, render
 from vpccni.components.metrics_publisher.http import NOT_FOUND, HttpServer, Reply
+from vpccni.components.metrics_publisher.own_process import process_series
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+from vpccni.components.metrics_publisher.removals import removed
 from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
 from vpccni.shared.messages.allocation import LedgerState, PoolState
@@ -77,6 +79,11 @@ class Service:
         self._process.count("vpccni_publisher_heartbeats", source=status.process)
 
     def _take_inventory(self, inventory: Inventory) -> None:
+        gone = removed(self._picture.inventory, inventory, self._picture.entries())
+        if gone.addresses:
+            self._process.log.warning("addresses of running pods are gone", count=gone.addresses)
+            self._process.count("awscni_force_removed_enis", gone.enis)
+            self._process.count("awscni_force_removed_ips", gone.addresses)
         self._picture.inventory = inventory
 
     def _take_node(self, node: NodeFacts) -> None:
@@ -110,7 +117,8 @@ class Service:
         now = self._process.loop.clock()
         self._process.count("vpccni_publisher_scrapes")
         self._sources[self._process.name].take(self._process.status(), now)
-        counters, gauges = merged(list(self._sources.values()), self._build | pool_gauges(self._picture), now)
+        extra = self._build | pool_gauges(self._picture) | process_series()
+        counters, gauges = merged(list(self._sources.values()), extra, now)
         return Reply(render(counters, gauges), content_type=CONTENT_TYPE)
 
     def _introspection(self, path: str) -> Reply:

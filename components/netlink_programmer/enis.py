@@ -17,6 +17,9 @@ from vpccni.shared.process import Process
 LOOK_AGAIN_S: Final = 30.0
 RETRY_FIRST_S: Final = 0.1
 RETRY_AT_MOST_S: Final = 5.0
+NODE_INIT: Final = "awscni_ipamd_node_initialization_duration_seconds"
+CONNMARK_OUTCOMES: Final = "awscni_connmark_reconcile_total"
+CONNMARK_BACKEND: Final = "iptables"  # the one that firewall.py writes (spec dataplane.md 11.6)
 
 
 class EniKeeper:
@@ -32,6 +35,9 @@ class EniKeeper:
         self._retry_s = RETRY_FIRST_S
         self.ready = False
         process.loop.every(LOOK_AGAIN_S, self.wake, name="node pass")
+        process.gauge("awscni_connmark_backend", lambda: 1.0, backend=CONNMARK_BACKEND)
+        for result in ("success", "error"):
+            process.count(CONNMARK_OUTCOMES, 0, result=result)
 
     def take(self, inventory: Inventory) -> None:
         """Hear of a new inventory."""
@@ -90,16 +96,33 @@ class EniKeeper:
                 settings.node_port_support,
                 settings.randomize_snat,
             )
-            changed = await self._process.loop.in_thread(iptables.make_right, wanted(facts))
+            changed = await self._make_firewall_right(facts)
         except VpccniError as error:
             self._process.degraded("node", str(error))
+            self._note_init(success=False)
             return True
         if changed:
             self._process.count("vpccni_firewall_changes", changed)
             self._process.log.info("firewall tables changed", count=changed)
         self._process.healthy("node")
+        self._note_init(success=True)
         self.ready = True
         return False
+
+    async def _make_firewall_right(self, facts: FirewallFacts) -> int:
+        try:
+            changed = await self._process.loop.in_thread(iptables.make_right, wanted(facts))
+        except VpccniError:
+            self._process.count(CONNMARK_OUTCOMES, result="error")
+            raise
+        self._process.count(CONNMARK_OUTCOMES, result="success")
+        return changed
+
+    def _note_init(self, *, success: bool) -> None:
+        """Note how long the node took to be ready for pods. A try that fails counts too: the original ends with it and starts anew."""
+        if not self.ready:
+            took_s = self._process.loop.clock() - self._process.started_at
+            self._process.observe(NODE_INIT, took_s, success=str(success).lower())
 
     async def _one(self, eni: Eni) -> bool:
         try:
