@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,12 +29,7 @@ from vpccni.shared.names import EniId, SubnetId
 
 if TYPE_CHECKING:
     from types_boto3_ec2 import EC2Client
-    from types_boto3_ec2.type_defs import (
-        AssignPrivateIpAddressesRequestTypeDef,
-        CreateNetworkInterfaceRequestTypeDef,
-        DescribeNetworkInterfacesRequestTypeDef,
-        FilterTypeDef,
-    )
+    from types_boto3_ec2.type_defs import FilterTypeDef, TagSpecificationTypeDef, TagTypeDef
 
 CONNECTIONS: Final = 4
 CONNECT_TIMEOUT_S: Final = 3
@@ -94,24 +90,21 @@ class Ec2:
 
     def create(self, new: NewEni) -> CloudEni:
         """CreateNetworkInterface with its client token: asking again gives the same ENI."""
-        ask: CreateNetworkInterfaceRequestTypeDef = {
-            "SubnetId": new.subnet_id,
-            "Description": new.description,
-            "Groups": list(new.groups),
-            "ClientToken": new.token,
-            "TagSpecifications": [
-                {
-                    "ResourceType": "network-interface",
-                    "Tags": [{"Key": key, "Value": value} for key, value in new.tags],
-                }
-            ],
-        }
-        if new.by_prefix:
-            ask["Ipv4PrefixCount"] = new.addresses
-        else:
-            ask["SecondaryPrivateIpAddressCount"] = new.addresses
+        tags: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in new.tags]
+        specification: TagSpecificationTypeDef = {"ResourceType": "network-interface", "Tags": tags}
+        create = partial(
+            self._client.create_network_interface,
+            SubnetId=new.subnet_id,
+            Description=new.description,
+            Groups=list(new.groups),
+            ClientToken=new.token,
+            TagSpecifications=[specification],
+        )
         with _refusals("CreateNetworkInterface", new.subnet_id):
-            reply = self._client.create_network_interface(**ask)
+            if new.by_prefix:
+                reply = create(Ipv4PrefixCount=new.addresses)
+            else:
+                reply = create(SecondaryPrivateIpAddressCount=new.addresses)
         return cloud_eni(reply["NetworkInterface"])
 
     def attach(self, eni_id: EniId, instance_id: str, *, device: int, card: int) -> str:
@@ -136,13 +129,9 @@ class Ec2:
 
     def assign(self, eni_id: EniId, count: int, *, by_prefix: bool) -> list[str]:
         """AssignPrivateIpAddresses; return the new addresses, or the new prefixes."""
-        ask: AssignPrivateIpAddressesRequestTypeDef = {"NetworkInterfaceId": eni_id}
-        if by_prefix:
-            ask["Ipv4PrefixCount"] = count
-        else:
-            ask["SecondaryPrivateIpAddressCount"] = count
+        assign = partial(self._client.assign_private_ip_addresses, NetworkInterfaceId=eni_id)
         with _refusals("AssignPrivateIpAddresses", eni_id):
-            reply = self._client.assign_private_ip_addresses(**ask)
+            reply = assign(Ipv4PrefixCount=count) if by_prefix else assign(SecondaryPrivateIpAddressCount=count)
         addresses = [item["PrivateIpAddress"] for item in reply.get("AssignedPrivateIpAddresses", [])]
         return addresses + [item["Ipv4Prefix"] for item in reply.get("AssignedIpv4Prefixes", [])]
 
@@ -193,15 +182,16 @@ class Ec2:
         ]
         if cluster:
             filters.append({"Name": f"tag:{TAG_CLUSTER}", "Values": [cluster]})
-        ask: DescribeNetworkInterfacesRequestTypeDef = {"Filters": filters, "MaxResults": PAGE}
+        page = partial(self._client.describe_network_interfaces, Filters=filters, MaxResults=PAGE)
         found: list[CloudEni] = []
+        token = ""
         while True:
             with _refusals("DescribeNetworkInterfaces", vpc_id):
-                reply = self._client.describe_network_interfaces(**ask)
+                reply = page(NextToken=token) if token else page()
             found += [cloud_eni(described) for described in reply["NetworkInterfaces"]]
-            if not (token := reply.get("NextToken")):
+            token = reply.get("NextToken", "")
+            if not token:
                 return found
-            ask["NextToken"] = token
 
     def living_instances(self, instance_ids: Sequence[str]) -> frozenset[str]:
         """DescribeInstances: those of the instances that exist and are not terminated. An unknown one is no error."""
