@@ -63,12 +63,12 @@ def event_body(entry: Entry, about: Regarding, reporter: str) -> dict[str, objec
         "metadata": {"name": entry.name, "namespace": about.event_namespace},
         "eventTime": micro_time(entry.first_us),
         "type": "Warning",
-        "reason": entry.note.reason[:NAME_AT_MOST],
-        "action": entry.note.action[:NAME_AT_MOST],
+        "reason": cut(entry.note.reason, NAME_AT_MOST),
+        "action": cut(entry.note.action, NAME_AT_MOST),
         "note": cut(entry.note.text, NOTE_AT_MOST),
         "regarding": {key: value for key, value in regarding.items() if value},
         "reportingController": REPORTING_CONTROLLER,
-        "reportingInstance": reporter[:NAME_AT_MOST],
+        "reportingInstance": cut(reporter, NAME_AT_MOST),
         **({"series": series(entry)} if entry.count > 1 else {}),
     }
 
