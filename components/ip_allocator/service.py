@@ -18,6 +18,7 @@ from vpccni.components.ip_allocator import pool as pools
 from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.checkpoint import Checkpoint
 from vpccni.components.ip_allocator.ledger import Change, Ledger
+from vpccni.components.ip_allocator.losses import losses
 from vpccni.components.ip_allocator.view import View
 from vpccni.shared import names
 from vpccni.shared.bus import Call
@@ -177,6 +178,9 @@ class AllocatorService:
     # -- copies of the peers' facts
 
     def _on_inventory(self, inventory: Inventory) -> None:
+        lost = losses(self._inventory, inventory, self._ledger.holders)
+        self._process.count("awscni_force_removed_enis", lost.enis)
+        self._process.count("awscni_force_removed_ips", lost.addresses)
         self._inventory = inventory
         items = frozenset(item for eni in inventory.enis for item in (*eni.addresses, *eni.prefixes))
         enis = frozenset(eni.eni_id for eni in inventory.enis)

@@ -3,7 +3,7 @@
 It holds nothing that others need and asks nobody while it answers a scrape: what it shows is its copy of what the owners
 published, and it says so when a copy is old.
 
-Core: `sources` (counters across restarts of their owners), `pool` (gauges from inventory and ledger), `removals` (what
-went while pods used it), `exposition` (families and the text format), `introspection` (the documents of spec operations.md 3).
+Core: `sources` (counters across restarts of their owners), `pool` (gauges from inventory and ledger), `exposition` (families and
+the text format), `introspection` (the documents of spec operations.md 3).
 Adapters: `http` (a small server on the loop), `own_process` (what /proc says of this process).
 """

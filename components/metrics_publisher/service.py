@@ -12,7 +12,6 @@ from vpccni.components.metrics_publisher.exposition import CONTENT_TYPE, merged,
 from vpccni.components.metrics_publisher.http import NOT_FOUND, HttpServer, Reply
 from vpccni.components.metrics_publisher.own_process import process_series
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
-from vpccni.components.metrics_publisher.removals import removed
 from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
 from vpccni.shared.messages.allocation import LedgerState, PoolState
@@ -79,11 +78,6 @@ class Service:
         self._process.count("vpccni_publisher_heartbeats", source=status.process)
 
     def _take_inventory(self, inventory: Inventory) -> None:
-        gone = removed(self._picture.inventory, inventory, self._picture.entries())
-        if gone.addresses:
-            self._process.log.warning("addresses of running pods are gone", count=gone.addresses)
-            self._process.count("awscni_force_removed_enis", gone.enis)
-            self._process.count("awscni_force_removed_ips", gone.addresses)
         self._picture.inventory = inventory
 
     def _take_node(self, node: NodeFacts) -> None:
