@@ -25,13 +25,16 @@ def render(settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] 
     """Return the file's bytes. The front door's place stands in it only where it is not the one compiled into the plugin.
 
     `versions`: what all plugins of the chain speak. Runtimes take the highest they know themselves, so none may be in it that one
-    plugin refuses. CHECK is left switched off, as the reference has it, unless every plugin said that it speaks OLDEST, which has it.
+    plugin refuses. CHECK is left switched off, as the reference has it, unless every plugin said that it speaks OLDEST, which has it,
+    and it is off with `bandwidth` in the chain: before release 1.9.1 that crashes on CHECK of a pod without limits, and VERSION does
+    not tell the release.
     """
+    is_checked = OLDEST in versions and not settings.bandwidth_plugin
     document: dict[str, Any] = {"cniVersion": OLDEST}
     if any(version != OLDEST for version in versions):
         document["cniVersions"] = list(versions)
     document["name"] = "aws-cni"
-    if OLDEST not in versions:
+    if not is_checked:
         document["disableCheck"] = True
     document["plugins"] = plugins(settings, run_dir)
     return (json.dumps(document, indent=2) + "\n").encode()

@@ -32,7 +32,8 @@ def test_every_offered_version_adds_checks_and_deletes(lab: Lab) -> None:
     conflist = runtime.conflist()
     for version in conflist["cniVersions"]:
         name = f"speaks-{version.replace('.', '-')}"
-        pod = lab.make_pod("node-1", name)
+        ports = [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]
+        pod = lab.make_pod("node-1", name, ports=ports)
         result = runtime.add(pod.sandbox(), {**conflist, "cniVersion": version})
         assert result["cniVersion"] == version
         runtime.check(pod.sandbox())
@@ -56,6 +57,19 @@ def test_a_chained_plugin_that_does_not_answer_keeps_the_node_at_the_references_
     settings = json.loads(node.exec(["cat", f"{folder}/settings.json"]).stdout)
     assert settings["values"][VERSIONS_VARIABLE] == {"text": "", "source": "node-start"}
     node.exec(["rm", "-r", folder])
+
+
+def test_with_every_chained_plugin_each_offered_version_adds_and_deletes() -> None:
+    env = {"IP_COOLDOWN_PERIOD": "0", "ENABLE_BANDWIDTH_PLUGIN": "true", "DISABLE_POD_V6": "true"}
+    with Lab.up(f"chn{os.getpid()}", nodes=1, env=env) as lab:
+        runtime = lab.nodes[0].runtime()
+        conflist = runtime.conflist()
+        assert [plugin["type"] for plugin in conflist["plugins"][2:]] == ["portmap", "bandwidth", "tuning"]
+        assert conflist["disableCheck"] is True
+        for number, version in enumerate(conflist["cniVersions"]):
+            pod = lab.make_pod("node-1", f"chained-{number}")
+            assert runtime.add(pod.sandbox(), {**conflist, "cniVersion": version})["cniVersion"] == version
+            lab.delete_pod(f"chained-{number}")
 
 
 @pytest.mark.full

@@ -135,3 +135,10 @@ def test_versions_and_check_go_as_far_as_the_whole_chain(
 def test_only_foreign_plugins_are_asked() -> None:
     environment = {"ENABLE_BANDWIDTH_PLUGIN": "true", "DISABLE_POD_V6": "true"}
     assert chained(read(environment).settings) == ["portmap", "bandwidth", "tuning"]
+
+
+def test_check_stays_off_with_bandwidth_which_crashes_on_it() -> None:
+    settings = read({"ENABLE_BANDWIDTH_PLUGIN": "true"}).settings
+    document = json.loads(render(settings, versions=["0.4.0", "1.0.0"]))
+    assert document["disableCheck"] is True
+    assert document["cniVersions"] == ["0.4.0", "1.0.0"]
