@@ -10,6 +10,7 @@ from typing import Any, Final
 from vpccni.shared.settings import Settings
 
 OLDEST: Final = "0.4.0"
+NEWEST: Final = "1.1.0"
 VERSIONS_VARIABLE: Final = "VPCCNI_CNI_VERSIONS"
 """Under this name the versions of the chain travel in settings.json, separated by commas; empty: some plugin did not answer."""
 NAME: Final = "10-aws.conflist"
@@ -25,11 +26,12 @@ def render(settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] 
     """Return the file's bytes. The front door's place stands in it only where it is not the one compiled into the plugin.
 
     `versions`: what all plugins of the chain speak. Runtimes take the highest they know themselves, so none may be in it that one
-    plugin refuses. CHECK is left switched off, as the reference has it, unless every plugin said that it speaks OLDEST, which has it,
-    and it is off with `bandwidth` in the chain: before release 1.9.1 that crashes on CHECK of a pod without limits, and VERSION does
-    not tell the release.
+    plugin refuses. CHECK stays switched off, as the reference has it, while it would fail on pods that are well. The plugins'
+    VERSION does not tell their release, so the newest CNI version stands for it: `portmap` 1.1 finds fault with the host ports of a
+    pod without IPv6, and none that speaks 1.1.0 does. `bandwidth` crashes on pods without limits before its release 1.9.1, whatever
+    it speaks.
     """
-    is_checked = OLDEST in versions and not settings.bandwidth_plugin
+    is_checked = NEWEST in versions and not settings.bandwidth_plugin
     document: dict[str, Any] = {"cniVersion": OLDEST}
     if any(version != OLDEST for version in versions):
         document["cniVersions"] = list(versions)

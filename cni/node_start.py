@@ -95,7 +95,7 @@ def chain_versions(settings: Settings) -> tuple[str, ...]:
     """Return the CNI versions that all chained plugins speak; who does not answer within 2 s is named, and speaks none."""
     answers, trouble = versions.ask_all(conflist.chained(settings), Path(settings.host_bin_path))
     for sentence in trouble:
-        sys.stderr.write(f"vpccni node-start: {sentence}; the conflist stays at CNI {conflist.OLDEST} without CHECK\n")
+        sys.stderr.write(f"vpccni node-start: {sentence}; the conflist offers CNI {conflist.OLDEST} alone\n")
     return versions.common(answers)
 
 

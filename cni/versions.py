@@ -1,7 +1,7 @@
 """Which versions of the CNI specification the whole chain speaks: each plugin is asked its VERSION, before a runtime relies on it.
 
 `conflist` writes `cniVersion` 0.4.0 for runtimes that know nothing newer, and beside it `cniVersions`, of which newer ones take the
-highest. A plugin that is missing, silent or talks nonsense speaks for no other version than 0.4.0, and is not trusted with CHECK.
+highest. A plugin that is missing, silent or talks nonsense speaks for no other version than 0.4.0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-OFFERED: Final = ("0.4.0", "1.0.0", "1.1.0")
+from vpccni.cni.conflist import NEWEST, OLDEST
+
+OFFERED: Final = (OLDEST, "1.0.0", NEWEST)
 """Versions a chain may be run in, lowest first (spec dataplane.md 15)."""
 ANSWER_WITHIN_S: Final = 2.0
 QUESTION: Final = json.dumps({"cniVersion": OFFERED[-1]}).encode()

@@ -117,8 +117,8 @@ def test_another_run_folder_is_told_to_both_plugins_and_to_no_other() -> None:
     ("versions", "listed", "is_checked"),
     [
         ("", None, False),
-        ("0.4.0", None, True),
-        ("0.4.0,1.0.0", ["0.4.0", "1.0.0"], True),
+        ("0.4.0", None, False),
+        ("0.4.0,1.0.0", ["0.4.0", "1.0.0"], False),
         ("0.4.0,1.0.0,1.1.0", ["0.4.0", "1.0.0", "1.1.0"], True),
     ],
 )
@@ -139,6 +139,6 @@ def test_only_foreign_plugins_are_asked() -> None:
 
 def test_check_stays_off_with_bandwidth_which_crashes_on_it() -> None:
     settings = read({"ENABLE_BANDWIDTH_PLUGIN": "true"}).settings
-    document = json.loads(render(settings, versions=["0.4.0", "1.0.0"]))
+    document = json.loads(render(settings, versions=["0.4.0", "1.0.0", "1.1.0"]))
     assert document["disableCheck"] is True
-    assert document["cniVersions"] == ["0.4.0", "1.0.0"]
+    assert document["cniVersions"] == ["0.4.0", "1.0.0", "1.1.0"]
