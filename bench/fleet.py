@@ -43,7 +43,9 @@ SCHEDULED_A_SECOND: Final = 100
 ADD_DEADLINE_S: Final = 20.0
 KUBELET_AGAIN_S: Final = 10.0
 LINK_APPEARS_S: Final = 0.05
-PODS: Final = 20
+FEW: Final = 8
+"""Pods a node that one more ENI is enough for."""
+MANY: Final = 20
 STARTS_A_SECOND: Final = 20
 """Nodes that join in a second."""
 MINUTE: Final = 60.0
@@ -261,20 +263,25 @@ def line(fleet: Fleet, what: str, pods: int) -> Line:
 
 
 def burst(folder: Path, nodes: int) -> Line:
-    """Nodes with their warm pool get 20 pods each."""
-    return _burst(settled(folder, nodes, 0), f"burst: {PODS} pods on each of {nodes} nodes")
+    """Nodes with their warm pool get pods that one more ENI each is enough for."""
+    return _burst(settled(folder, nodes, 0), FEW, f"burst: {FEW} pods on each of {nodes} nodes")
+
+
+def large_burst(folder: Path, nodes: int) -> Line:
+    """Nodes with their warm pool get pods that need two more ENIs each."""
+    return _burst(settled(folder, nodes, 0), MANY, f"large burst: {MANY} pods on each of {nodes} nodes")
 
 
 def prefix_burst(folder: Path, nodes: int) -> Line:
-    """The same with prefixes."""
-    return _burst(settled(folder, nodes, 0, PREFIXES), f"the same with prefixes, {nodes} nodes")
+    """The large burst with prefixes."""
+    return _burst(settled(folder, nodes, 0, PREFIXES), MANY, f"large burst with prefixes, {nodes} nodes")
 
 
-def _burst(fleet: Fleet, what: str) -> Line:
+def _burst(fleet: Fleet, pods: int, what: str) -> Line:
     nodes = len(fleet.nodes)
-    fleet.schedule(fleet.nodes, PODS)
-    fleet.run(nodes * PODS / SCHEDULED_A_SECOND + nodes * ENIS_MORE / AWS_A_SECOND + 10 * MINUTE)
-    return line(fleet, what, nodes * PODS)
+    fleet.schedule(fleet.nodes, pods)
+    fleet.run(nodes * pods / SCHEDULED_A_SECOND + nodes * ENIS_MORE / AWS_A_SECOND + 10 * MINUTE)
+    return line(fleet, what, nodes * pods)
 
 
 def steady(folder: Path, nodes: int) -> Line:
@@ -324,6 +331,7 @@ def reclaim(folder: Path, nodes: int) -> Line:
 SCENARIOS: Final = {
     "steady": steady,
     "burst": burst,
+    "large-burst": large_burst,
     "prefix-burst": prefix_burst,
     "roll": roll,
     "outage": outage,

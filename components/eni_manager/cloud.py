@@ -45,6 +45,10 @@ class Cloud:
         self._timed(api, started, failed="false", status="200")
         return result
 
+    def spread(self, seconds: float) -> None:
+        """Let tries after a throttling be spread over this time (see `patience`)."""
+        self._manners.spread_s = seconds
+
     def open_at(self, api: str) -> float:
         """Return when a throttled action may be asked again (CLOCK_BOOTTIME seconds)."""
         return self._manners.open_at(api)

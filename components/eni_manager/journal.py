@@ -33,6 +33,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     card: int
     eni_id: str = ""
+    mac: str = ""
     device: int = -1
     new: NewEni | None = None
 

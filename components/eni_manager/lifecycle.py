@@ -32,6 +32,8 @@ CallResult = TypeVar("CallResult")
 
 POLL_FIRST_S: Final = 0.1
 POLL_LONGEST_S: Final = 5.0
+SHOWN_WITHIN_S: Final = 4.0
+SHOWN_LONGEST_S: Final = 0.8
 LAG_S: Final = 15.0
 """EC2's reads may show the state before our last call for this long."""
 ATTACHED_WITHIN_S: Final = 120.0
@@ -52,10 +54,20 @@ class Owner(Protocol):
 
 
 class Lifecycle:
-    """See the module. `intents` is what the journal holds, by token."""
+    """See the module. `intents` is what the journal holds, by token. `macs()` asks instance metadata for the ENIs it lists."""
 
-    def __init__(self, loop: Loop, cloud: Cloud, ec2: Ec2, journal: Journal, *, instance_id: str, owner: Owner) -> None:
-        self._loop, self._cloud, self._ec2, self._journal = loop, cloud, ec2, journal
+    def __init__(
+        self,
+        loop: Loop,
+        cloud: Cloud,
+        ec2: Ec2,
+        journal: Journal,
+        *,
+        macs: Callable[[], list[str]],
+        instance_id: str,
+        owner: Owner,
+    ) -> None:
+        self._loop, self._cloud, self._ec2, self._journal, self._macs = loop, cloud, ec2, journal, macs
         self._instance_id, self._owner = instance_id, owner
         self.intents: dict[str, Intent] = {}
         self._unsure: set[str] = set()
@@ -139,7 +151,7 @@ class Lifecycle:
         assert new is not None, "a create intent carries what to create"
         eni = await self._call("CreateNetworkInterface", lambda: self._ec2.create(new))
         self._unsure.discard(intent.token)
-        self._next(intent, step=ATTACH, eni_id=eni.eni_id, device=self._free_device(intent.card))
+        self._next(intent, step=ATTACH, eni_id=eni.eni_id, mac=eni.mac, device=self._free_device(intent.card))
 
     async def _attach(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)
@@ -159,6 +171,7 @@ class Lifecycle:
 
     async def _own(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)
+        await self._shown_by_metadata(intent.mac)
         eni = await self._seen(eni_id, lambda one: one.is_attached_to(self._instance_id), within_s=ATTACHED_WITHIN_S)
         if eni is None:
             self._drop(intent)
@@ -173,6 +186,18 @@ class Lifecycle:
                 )
             self._owner.eni_ready(eni)
             self._drop(intent)
+
+    async def _shown_by_metadata(self, mac: str) -> None:
+        """Wait until instance metadata lists the ENI, which costs no call of EC2's; not for long, since metadata may be old."""
+        deadline, pause = self._loop.clock() + SHOWN_WITHIN_S, POLL_FIRST_S
+        while mac and self._loop.clock() < deadline:
+            try:
+                if mac in await self._loop.in_thread(self._macs):
+                    return
+            except CloudRefused:
+                return  # metadata is away: EC2 tells
+            await self._loop.sleep(pause)
+            pause = min(pause * 2, SHOWN_LONGEST_S)
 
     async def _detach(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)
@@ -237,11 +262,12 @@ class Lifecycle:
         taken = self._owner.devices_in_use(card) | {one.device for one in self.intents.values() if one.card == card}
         return next((device for device in range(above + 1, DEVICES) if device not in taken), DEVICES)
 
-    def _next(self, intent: Intent, *, step: str = "", eni_id: str = "", device: int = -1) -> None:
+    def _next(self, intent: Intent, *, step: str = "", eni_id: str = "", mac: str = "", device: int = -1) -> None:
         changed = msgspec.structs.replace(
             intent,
             step=step or intent.step,
             eni_id=eni_id or intent.eni_id,
+            mac=mac or intent.mac,
             device=device if device >= 0 else intent.device,
         )
         self._put(changed)

@@ -45,11 +45,15 @@ class _Pause:
 
 
 class Manners:
-    """See the module. Plain state, changed only here; `now`: CLOCK_BOOTTIME seconds."""
+    """See the module. Plain state, changed only here; `now`: CLOCK_BOOTTIME seconds.
+
+    `spread_s`: within how long the cluster's nodes, should all of them be throttled, come to the rate that AWS allows.
+    """
 
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
         self._pauses: dict[str, _Pause] = {}
+        self.spread_s = 0.0
 
     def wait_s(self, action: str, *, routine: bool, now: float) -> float:
         """Return 0 and count the call as made, or the seconds after which to ask again."""
@@ -70,6 +74,7 @@ class Manners:
             return
         tries = 1 + max((pause.tries for pause in self._shared_with(action)), default=0)
         pause = min(FIRST_PAUSE_S * (1 << min(tries - 1, 16)), LONGEST_PAUSE_S) * (1 + JITTER * random)
+        pause = max(pause, self.spread_s * random)
         self._pauses[action] = _Pause(now + pause, tries)
 
     def answered(self, action: str) -> None:

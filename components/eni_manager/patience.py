@@ -7,7 +7,10 @@ N nodes come to that rate. Growth that is urgent never waits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+
+from vpccni.components.eni_manager.planner import Plan
 
 SMALL_CLUSTER: Final = 10
 """Nodes: up to this many fit into AWS's burst of 50 whatever they do."""
@@ -20,15 +23,29 @@ def spread_s(nodes: int | None) -> float:
     return 0.0 if nodes is None or nodes <= SMALL_CLUSTER else min(nodes / NODES_A_SECOND, LONGEST_S)
 
 
+def urgent_part(todo: Plan, items: int) -> Plan:
+    """Return the plan with only as much growth as the first `items` items need; everything else of it stays."""
+    assign, create = [], []
+    for step in todo.assign:
+        if items > 0:
+            assign.append(step)
+            items -= step.count
+    for new in todo.create:
+        if items > 0:
+            create.append(new)
+            items -= new.count
+    return replace(todo, assign=tuple(assign), create=tuple(create))
+
+
 class Patience:
     """When growth that is not urgent may start. Plain state; `now`: CLOCK_BOOTTIME seconds, `random` in [0, 1)."""
 
     def __init__(self) -> None:
         self._until: float | None = None
 
-    def wait_s(self, *, grows: bool, urgent: bool, nodes: int | None, now: float, random: float) -> float:
-        """Return how long to put growing off; 0: go on."""
-        if not grows or urgent:
+    def wait_s(self, *, waits: bool, nodes: int | None, now: float, random: float) -> float:
+        """Return how long to put growing off; 0: go on. `waits`: there is growth that is not urgent."""
+        if not waits:
             self._until = None
             return 0.0
         if self._until is None:

@@ -25,7 +25,7 @@ from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
 from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
-from vpccni.components.eni_manager.patience import Patience
+from vpccni.components.eni_manager.patience import Patience, spread_s, urgent_part
 from vpccni.components.eni_manager.planner import (
     CORDONED,
     PROVISIONING_OFF,
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
 
 PATIENCE_SLACK_S: Final = 0.01
-NODES_AGAIN_S: Final = 900.0
+NODES_SOON_AGAIN_S: Final = 60.0
+"""A node that starts is seldom the only one: it counts again when the others are there too."""
+NODES_AGAIN_S: Final = 600.0
 CARD: Final = 0
 """The one card that is managed until ENABLE_MULTI_NIC is supported."""
 
@@ -67,7 +69,7 @@ class Manager:
         nodes: CountNodes,
     ) -> None:
         settings = process.settings
-        self._process = process
+        self._process, self._cloud = process, cloud
         self._state = State(
             instance,
             limits,
@@ -76,7 +78,9 @@ class Manager:
             custom="The ENIConfigs are not known yet" if settings.custom_networking else None,
         )
         journal = Journal(process.run_dir / "eni_manager.journal")
-        self._life = Lifecycle(process.loop, cloud, ec2, journal, instance_id=instance.instance_id, owner=self)
+        self._life = Lifecycle(
+            process.loop, cloud, ec2, journal, macs=imds.macs, instance_id=instance.instance_id, owner=self
+        )
         self._remembered = Remembered(process.run_dir / "eni_manager.enis", instance.instance_id)
         self._looking = Looking(
             process, imds, cloud, ec2, self._state, self._life, self._remembered, changed=self._turn
@@ -113,6 +117,7 @@ class Manager:
         if self._process.settings.provisioning:
             self._upkeep.begin(journal_lost=self._life.journal_lost)
         self._count_again()
+        self._process.loop.call_later(NODES_SOON_AGAIN_S, self._count_again)
         self._process.loop.every(NODES_AGAIN_S, self._count_again, name="count nodes")
         self._process.serving()
 
@@ -190,17 +195,16 @@ class Manager:
             self._upkeep.turn()
         self._publish()
 
-    def _patient(self, todo: Plan, urgent: bool, now: float) -> Plan:
-        """Return the plan without its growth while that may wait."""
-        wait = self._patience.wait_s(
-            grows=todo.grows, urgent=urgent, nodes=self._node_count, now=now, random=random.random()
-        )
+    def _patient(self, todo: Plan, urgent: int, now: float) -> Plan:
+        """Return the plan with only its urgent growth while the rest may wait."""
+        at_once = urgent_part(todo, -(-urgent // self._state.unit) - self._changes.busy().pending_items)
+        wait = self._patience.wait_s(waits=at_once != todo, nodes=self._node_count, now=now, random=random.random())
         if not wait:
             return todo
         if not self._put_off:
             self._put_off = True
             self._process.loop.call_later(wait + PATIENCE_SLACK_S, self._patience_ends)
-        return replace(todo, assign=(), create=())
+        return at_once
 
     def _patience_ends(self) -> None:
         self._put_off = False
@@ -211,6 +215,7 @@ class Manager:
 
     async def _count_nodes(self) -> None:
         self._node_count = await self._nodes()
+        self._cloud.spread(spread_s(self._node_count))
 
     def _restraint(self) -> str:
         settings = self._process.settings

@@ -42,8 +42,8 @@ from vpccni.shared.process import Process
 
 REVIEW_S: Final = 5.0
 QUIET_S: Final = 30.0
-RESERVE: Final = 2
-"""With no more free addresses than this a pod may soon have to wait: growing is urgent."""
+RESERVE: Final = 1
+"""So many addresses should be free at any moment: fewer, and growing is urgent."""
 SHRINK_EVERY_S: Final = 30.0  # spec ipam.md 2: address scale-down at most once per 30 s
 DEMAND_LASTS_S: Final = 2.0
 """A sandbox that got nothing counts as demand this long after its last try."""
@@ -289,7 +289,7 @@ class AllocatorService:
         target = CapacityTarget(
             cards=[card],
             reason=f"{shape.assigned} of {shape.total} assigned",
-            urgent=bool(self._demand) or self._census().assignable <= RESERVE,
+            urgent=max(len(self._demand) - self._census().assignable + RESERVE, 0),
         )
         same = self._sent is not None and self._sent[1].cards == target.cards and self._sent[1].urgent == target.urgent
         if not same or self._sent is None or now - self._sent[0] > RESEND_TARGET_S:

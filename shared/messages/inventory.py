@@ -88,13 +88,13 @@ class CardTarget(msgspec.Struct, frozen=True):
 class CapacityTarget(Message, frozen=True, kw_only=True, tag="inventory.capacity_target"):
     """The allocator's present wish, complete: it replaces the one before. Answer: `CapacityAccepted` at once, never after EC2.
 
-    `urgent`: somebody waits for an address, or the next one would. Otherwise what is missing is warm pool, and growing may be put off a
+    `urgent`: so many of the missing addresses somebody waits for, or the next one would. The rest is warm pool, and may be put off a
     little so that the nodes of a large cluster do not ask EC2 all together.
     """
 
     cards: list[CardTarget]
     reason: str
-    urgent: bool = True
+    urgent: int = 1 << 30
 
 
 class CapacityAccepted(Message, frozen=True, kw_only=True, tag="inventory.capacity_accepted"):
