@@ -46,7 +46,10 @@ def pool_gauges(picture: Picture) -> dict[Series, float]:
     cards = picture.inventory.cards if picture.inventory is not None else []
     slots = picture.inventory.slots if picture.inventory is not None else 0
     eni_max = sum(card.max_enis for card in cards)
-    assigned = picture.pool.assigned if picture.pool is not None else sum(map(is_assigned, entries))
+    told = (
+        picture.pool if picture.ledger is None else None
+    )  # its count leaves out pods on addresses that new ones may not use
+    assigned = sum(map(is_assigned, entries)) if told is None else told.assigned
     scalars = {
         "awscni_eni_max": eni_max,
         "awscni_ip_max": eni_max * slots,

@@ -68,3 +68,25 @@ def test_the_official_parser_reads_the_page_with_labels_unescaped() -> None:
     assert sample.labels == {"reason": 'Pod"Deleted\\\n'}
     assert families["awscni_aws_api_latency_ms"].type == "summary"
     assert len(page().splitlines()) == len(set(page().splitlines())), "no series twice"
+
+
+def test_a_histogram_is_one_family_with_its_buckets_in_order() -> None:
+    name = "awscni_ipamd_startup_duration_seconds"
+    ends = {"success": "true"}
+    bounds = {"0.5": 0, "2.5": 1, "10": 1, "+Inf": 1, "5": 1}
+    buckets = [Counter(f"{name}_bucket", seen, {"le": le, **ends}) for le, seen in bounds.items()]
+    totals = [Counter(f"{name}_sum", 1.5, ends), Counter(f"{name}_count", 1, ends)]
+    text = render(*merged([source("eni_manager", [*buckets, *totals], [])], {}, 6.0))
+    shown = [line for line in text.splitlines() if name in line]
+    assert shown[1:] == [
+        f"# TYPE {name} histogram",
+        f'{name}_bucket{{le="0.5",success="true"}} 0',
+        f'{name}_bucket{{le="2.5",success="true"}} 1',
+        f'{name}_bucket{{le="5",success="true"}} 1',
+        f'{name}_bucket{{le="10",success="true"}} 1',
+        f'{name}_bucket{{le="+Inf",success="true"}} 1',
+        f'{name}_count{{success="true"}} 1',
+        f'{name}_sum{{success="true"}} 1.5',
+    ]
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families[name].type == "histogram"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
@@ -28,3 +29,16 @@ def test_scalars_are_zero_before_any_event() -> None:
     gauges = pool_gauges(Picture())
     assert set(gauges.values()) == {0.0}
     assert len(gauges) == 6
+
+
+@pytest.mark.spec("operations.17.12")
+def test_a_pod_whose_eni_is_gone_still_counts_as_one_that_holds_an_address(picture: Picture) -> None:
+    assert picture.inventory is not None
+    left = [eni for eni in picture.inventory.enis if eni.eni_id != "eni-a"]
+    gauges = pool_gauges(
+        Picture(inventory=msgspec.structs.replace(picture.inventory, enis=left), ledger=picture.ledger)
+    )
+    assert gauges[("awscni_assigned_ip_addresses", ())] == 1
+    assert gauges[("awscni_eni_allocated", ())] == 1
+    assert gauges[("awscni_total_ip_addresses", ())] == 16
+    assert not any("eni-a" in str(series) for series in gauges)
