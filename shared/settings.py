@@ -44,6 +44,7 @@ class Settings:
     minimum_ip_target: int = 0  # MINIMUM_IP_TARGET, 0: off
     warm_prefix_target: int = 0  # WARM_PREFIX_TARGET
     prefix_delegation: bool = False  # ENABLE_PREFIX_DELEGATION
+    prefix_fallback: bool = False  # VPCCNI_PREFIX_FALLBACK
     max_eni: int = 0  # MAX_ENI, 0: no cap
     ip_cooldown_s: int = COOLDOWN_DEFAULT_S  # IP_COOLDOWN_PERIOD
     manage_untagged_eni: bool = True  # MANAGE_UNTAGGED_ENI
@@ -162,6 +163,7 @@ def read(raw: Mapping[str, str]) -> Reading:
         minimum_ip_target=reader.target("MINIMUM_IP_TARGET", 0),
         warm_prefix_target=reader.target("WARM_PREFIX_TARGET", 0),
         prefix_delegation=_prefix_delegation(reader),
+        prefix_fallback=reader.flag("VPCCNI_PREFIX_FALLBACK", False),
         max_eni=reader.target("MAX_ENI", 0, least=1),
         ip_cooldown_s=reader.number("IP_COOLDOWN_PERIOD", COOLDOWN_DEFAULT_S, 0, 1 << 40),
         manage_untagged_eni=reader.flag("MANAGE_UNTAGGED_ENI", True),

@@ -41,6 +41,7 @@ TABLE: Final = _rows("""
     ENABLE_IPv4 | | pods get IPv4 addresses
     ENABLE_IPv6 | | pods get IPv6 addresses
     ENABLE_PREFIX_DELEGATION | prefix_delegation | take /28 prefixes instead of single addresses
+    VPCCNI_PREFIX_FALLBACK | prefix_fallback | single addresses where all subnets are fragmented
     ENABLE_SUBNET_DISCOVERY | subnet_discovery | choose ENIs' subnets by tag and free addresses
     AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG | custom_networking | take subnet and security groups from ENIConfig
     ENI_CONFIG_ANNOTATION_DEF | | node annotation that names the ENIConfig

@@ -35,7 +35,6 @@ from vpccni.components.eni_manager.subnets import FULL_S
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.names import EniId, SubnetId
 from vpccni.shared.process import Process
-from vpccni.shared.settings import TRUE
 
 if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
@@ -71,7 +70,7 @@ class Changes:
     ) -> None:
         self._process, self._cloud, self._ec2, self._state = process, cloud, ec2, state
         self._life, self._looking, self._tell, self._turn = life, looking, tell, turn
-        self._fallback = process.raw.get("VPCCNI_PREFIX_FALLBACK", "") in TRUE
+        self._fallback = process.settings.prefix_fallback
         self._changing: dict[EniId, int] = {}
         self._told: dict[tuple[str, str], float] = {}
         self.growth, self.shrink = Hindrance(), Hindrance()
