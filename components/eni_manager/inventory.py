@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from vpccni.components.eni_manager.facts import TAG_INSTANCE, TAG_NO_MANAGE, CloudEni, InstanceFacts, MetadataEni
 from vpccni.shared.messages.inventory import Eni
@@ -115,11 +115,16 @@ class HeldEni:
         )
 
 
+FindingKind = Literal[
+    "eniAppeared", "eniGone", "eniUnusable", "eniDoubted", "addressAppeared", "addressGone", "addressDoubted"
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something a look found that an operator may want to know. `kind` is a counter's label value (spec operations.md 2.3)."""
+    """Something a look found that an operator may want to know."""
 
-    kind: str
+    kind: FindingKind
     on: str
     why: str
 
@@ -262,7 +267,9 @@ def look(
             continue
         new = held_eni(rules, cloud, by_id.get(cloud.eni_id), subnet_cidr=cidrs.get(cloud.subnet_id, ""), now=now)
         if new.problem:
-            findings.append(Finding("eniReconcileAdd", cloud.eni_id, f"unusable: {new.problem}"))
+            findings.append(Finding("eniUnusable", cloud.eni_id, new.problem))
+        elif known is None and picture.enis and new.managed:
+            findings.append(Finding("eniAppeared", cloud.eni_id, "attached to this instance, though not by us"))
         if known is None:
             enis[cloud.eni_id] = new
         else:
@@ -287,7 +294,7 @@ def _seen_again(
         keep -= missing
         doubted_since = None
         for item in sorted(missing):
-            findings.append(Finding("ipReconcileDel", f"{known.eni_id} {item}", "EC2 no longer shows it"))
+            findings.append(Finding("addressGone", f"{known.eni_id} {item}", "EC2 no longer shows it"))
     elif missing:
         findings.append(
             Finding("addressDoubted", f"{known.eni_id} {', '.join(sorted(missing))}", "EC2 does not show it")
@@ -314,7 +321,7 @@ def _not_seen(known: HeldEni, settling: Mapping[str, float], findings: list[Find
         return known
     since = known.doubted_since
     if since is not None and now - since >= DOUBT_S:
-        findings.append(Finding("eniReconcileDel", known.eni_id, "EC2 no longer shows it attached to this instance"))
+        findings.append(Finding("eniGone", known.eni_id, "EC2 no longer shows it attached to this instance"))
         return None
     findings.append(Finding("eniDoubted", known.eni_id, "EC2 does not show it attached to this instance"))
     return replace(known, doubted_since=now if since is None else since)

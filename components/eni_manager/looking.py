@@ -12,14 +12,14 @@ With ENABLE_IMDS_ONLY_MODE metadata stands for EC2 and EC2 is never asked.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import CloudEni, MetadataEni
 from vpccni.components.eni_manager.hindrance import LOOK
 from vpccni.components.eni_manager.imds import Imds
-from vpccni.components.eni_manager.inventory import Picture, Rules, differs, look
+from vpccni.components.eni_manager.inventory import FindingKind, Picture, Rules, differs, look
 from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.remembered import Remembered, from_metadata, vouched
 from vpccni.components.eni_manager.state import State
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+REPAIRS, FAILURES, DOUBTS = "awscni_reconcile_count", "awscni_ipamd_error_count", "vpccni_inventory_doubts"
+COUNTED: Final[Mapping[FindingKind, tuple[str, str]]] = {
+    "eniAppeared": (REPAIRS, "eniReconcileAdd"),
+    "eniGone": (REPAIRS, "eniReconcileDel"),
+    "addressAppeared": (REPAIRS, "eniDataStorePoolReconcileAdd"),
+    "addressGone": (REPAIRS, "eniIPPoolReconcileDel"),
+    "eniUnusable": (FAILURES, "eniReconcileAdd"),
+    "eniDoubted": (DOUBTS, "eni"),
+    "addressDoubted": (DOUBTS, "address"),
+}
+"""How each kind of finding is counted: the public names and labels are those of spec operations.md 2.2 and 2.3."""
 RECONCILE_S: Final = 60.0  # spec ipam.md 2
 VPC_REFRESH_S: Final = 30.0  # spec ipam.md 2: VPC CIDRs and security groups
 LOOK_S: Final = 95.0
@@ -137,7 +148,8 @@ class Looking:
         self.provisional = False
         state.show(picture)
         for finding in findings:
-            self._process.count("awscni_ipamd_error_count", 1, fn=finding.kind)
+            name, fn = COUNTED[finding.kind]
+            self._process.count(name, 1, fn=fn)
             self._process.log.warning("inventory differs", kind=finding.kind, on=finding.on, why=finding.why)
         self._process.healthy("look")
         self._tell_unusable()
@@ -182,7 +194,6 @@ class Looking:
             self._process.degraded("metadata", str(error))
             return
         self._process.healthy("metadata")
-        self._process.count("awscni_reconcile_count", 1, fn="nodeIPPoolReconcile")
         if differs(self._state.picture, listed, now=self._process.loop.clock()):
             await self.look_or_say(listed, routine=True)
 

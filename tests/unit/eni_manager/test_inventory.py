@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from vpccni.components.eni_manager.facts import TAG_INSTANCE, TAG_NO_MANAGE, CloudEni, InstanceFacts, MetadataEni
-from vpccni.components.eni_manager.inventory import DOUBT_S, SETTLE_S, Picture, Rules, differs, look
+from vpccni.components.eni_manager.inventory import DOUBT_S, SETTLE_S, FindingKind, Picture, Rules, differs, look
+from vpccni.components.eni_manager.looking import COUNTED, REPAIRS
 from vpccni.shared.names import EniId, SubnetId
 
 SUBNET = SubnetId("subnet-1")
@@ -59,7 +61,7 @@ def test_an_eni_that_ec2_misses_is_doubted_for_a_period_and_then_gone() -> None:
     assert back.enis[EniId("eni-1")].message().confirmed
     gone, findings = look(doubted, RULES, [metadata(0)], [cloud(0)], now=100.0 + DOUBT_S)
     assert EniId("eni-1") not in gone.enis
-    assert [finding.kind for finding in findings] == ["eniReconcileDel"]
+    assert [finding.kind for finding in findings] == ["eniGone"]
 
 
 def test_an_address_that_ec2_misses_makes_its_eni_doubted_and_goes_a_period_later() -> None:
@@ -71,7 +73,26 @@ def test_an_address_that_ec2_misses_makes_its_eni_doubted_and_goes_a_period_late
     gone, findings = look(doubted, RULES, [metadata(0, "10.0.0.9")], [cloud(0, "10.0.0.9")], now=100.0 + DOUBT_S)
     assert gone.enis[EniId("eni-0")].message().confirmed
     assert gone.enis[EniId("eni-0")].addresses == ("10.0.0.9",)
-    assert [finding.kind for finding in findings] == ["ipReconcileDel"]
+    assert [finding.kind for finding in findings] == ["addressGone"]
+
+
+def test_an_eni_that_somebody_attached_is_found_and_one_that_is_not_ours_is_no_finding() -> None:
+    before = first(cloud(0))
+    listed = [metadata(0), metadata(1), metadata(2)]
+    foreign = cloud(2, tags={TAG_NO_MANAGE: "true"})
+    after, findings = look(before, RULES, listed, [cloud(0), cloud(1), foreign], now=100.0)
+    assert after.enis.keys() == {"eni-0", "eni-1", "eni-2"}
+    assert [(finding.kind, finding.on) for finding in findings] == [("eniAppeared", "eni-1")]
+    assert look(after, RULES, listed, [cloud(0), cloud(1), foreign], now=200.0)[1] == []
+    assert look(Picture(), RULES, listed, [cloud(0), cloud(1), foreign], now=0.0)[1] == [], "a start finds nothing new"
+
+
+@pytest.mark.spec("operations.2.2", "operations.2.3")
+def test_each_kind_of_finding_is_counted_under_a_name_and_label_of_the_specification() -> None:
+    assert COUNTED.keys() == set(get_args(FindingKind))
+    assert {fn for name, fn in COUNTED.values() if name == REPAIRS} == {
+        "eniReconcileAdd", "eniReconcileDel", "eniIPPoolReconcileDel", "eniDataStorePoolReconcileAdd"
+    }  # fmt: skip
 
 
 def test_what_we_changed_a_moment_ago_is_believed_against_a_lagging_read() -> None:
