@@ -16,7 +16,7 @@ import zmq
 
 from vpccni.lab.api import Lab
 from vpccni.shared.bus import Client
-from vpccni.shared.bus.access import endpoint
+from vpccni.shared.bus.access import bus_folder, endpoint
 from vpccni.shared.codec import to_message
 from vpccni.shared.errors import BusError
 from vpccni.shared.loop import Loop
@@ -68,13 +68,16 @@ class Manager:
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.node = lab, lab.nodes[0]
-        self.peer = Peer(Path(f"/proc/{self.node.holder}/root/run/aws-node"))
+        self.run_dir = Path(f"/proc/{self.node.holder}/root/run/aws-node")
+        self.peer = Peer(self.run_dir)
         self.log = open(lab.state / "eni_manager.test.log", "ab")  # noqa: SIM115  closed in `stop`
         self.process: subprocess.Popen[str] | None = None
         self.env: dict[str, str] = {}
         """What the next start adds to the node's environment."""
 
     def start(self) -> None:
+        """Start it; that these tests kill it more often than a flapping process dies does not count."""
+        (bus_folder(self.run_dir) / "eni_manager.starts").unlink(missing_ok=True)
         argv = [sys.executable, "-m", "vpccni.components.eni_manager", "--run-dir", "/run/aws-node"]
         self.process = self.node.popen(
             argv, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log.fileno(), stderr=self.log.fileno()
@@ -97,7 +100,7 @@ class Manager:
 
     def forget(self) -> None:
         """Take away what it keeps on disk beside the journal, as a new instance would have nothing."""
-        Path(f"/proc/{self.node.holder}/root/run/aws-node/eni_manager.enis").unlink(missing_ok=True)
+        (self.run_dir / "eni_manager.enis").unlink(missing_ok=True)
 
     def stop(self) -> None:
         self.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from tests.lab.eni_manager.conftest import Manager, addresses
@@ -72,7 +71,7 @@ def test_a_describe_that_is_denied_at_start_leaves_existing_capacity_and_growth_
 
 
 def test_a_memory_of_another_instance_or_of_junk_is_not_used(grown: Manager) -> None:
-    path = Path(f"/proc/{grown.node.holder}/root/run/aws-node/eni_manager.enis")
+    path = grown.run_dir / "eni_manager.enis"
     whole = path.read_bytes()
     for junk in (whole.replace(grown.node.instance_id.encode(), b"i-0000000000000000"), whole[:50], b"[]"):
         grown.kill()

@@ -68,7 +68,7 @@ def wait_for(holds: Callable[[], bool], *, within_s: float = WITHIN_S) -> None:
 
 
 def journal(manager: Manager) -> Path:
-    return Path(f"/proc/{manager.node.holder}/root/run/aws-node/eni_manager.journal")
+    return manager.run_dir / "eni_manager.journal"
 
 
 @pytest.fixture
