@@ -5,6 +5,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables nftables iproute2 gcc libc6-dev \
 	containernetworking-plugins iputils-ping conntrack
+# Labs mostly wait: four at a time fill two cores. The tests of one file share a lab and stay together.
+BESIDE := -n 4 --dist loadfile
 CODE := components shared cni lab bench src tests
 
 .PHONY: setup demo test test-full check bench spec-coverage clean
@@ -34,10 +36,10 @@ check: $(STAMP)
 	@if command -v node >/dev/null; then $(VENV)/bin/pyright; else echo 'pyright needs Node.js: left out'; fi
 
 test: setup check
-	$(PYTHON) -m pytest -q -m "not full"
+	$(PYTHON) -m pytest -q $(BESIDE) -m "not full"
 
 test-full: setup check
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q $(BESIDE)
 
 bench: setup
 	$(PYTHON) -m vpccni.bench

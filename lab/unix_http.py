@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import socketserver
 from http.server import BaseHTTPRequestHandler
@@ -38,10 +39,18 @@ def ask(path: Path, method: str, url: str, body: Any = None, content_type: str =
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """An HTTP server on a Unix socket."""
+    """An HTTP server on a Unix socket. Its path appears when connections are taken: who waits for the path may use it at once."""
 
     daemon_threads = True
     request_queue_size = 64
+
+    def __init__(self, path: str, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._path = path
+        super().__init__(f"{path}.new", handler)
+
+    def server_activate(self) -> None:
+        super().server_activate()
+        os.rename(f"{self._path}.new", self._path)
 
 
 class JsonHandler(BaseHTTPRequestHandler):

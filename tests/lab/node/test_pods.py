@@ -125,18 +125,35 @@ def test_a_namespace_that_does_not_exist_is_refused_and_nothing_is_given_out(nod
     assert addresses_in_use(node) == before
 
 
+FILL = "while :; do cat /dev/zero >> /run/aws-node/filler 2>/dev/null; sleep 0.001; done"
+
+
+def until_settled(node: Any) -> None:
+    """Wait until the warm pool is what it will be: no process has a reason to write."""
+    counts: list[int] = []
+    for _ in range(50):
+        counts.append(sum(len(eni["addresses"]) for eni in node.lab.ec2_picture()))
+        if len(counts) > 5 and len(set(counts[-5:])) == 1:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the pool does not settle: {counts}")
+
+
 def test_disk_full_fails_the_add_gives_nothing_out_and_lets_deletions_pass(node: Any) -> None:
     kept = node.add("before-full")
-    node.shell(
-        "mount -o remount,size=64k /run/aws-node; head -c 1000000 /dev/zero > /run/aws-node/filler 2>/dev/null; true"
-    )
+    until_settled(node)
+    node.node.exec(["mount", "-o", "remount,size=128k", "/run/aws-node"])
+    filler = node.node.popen(["sh", "-c", FILL])  # whatever another process gives back meanwhile is taken again
     try:
+        time.sleep(0.5)
         before = addresses_in_use(node)
         with pytest.raises(CniError) as caught:
             node.add("while-full")
         assert caught.value.code == 11
         assert addresses_in_use(node) == before
     finally:
+        filler.kill()
+        filler.wait(10)
         node.shell("rm -f /run/aws-node/filler; mount -o remount,size=64m /run/aws-node")
     time.sleep(0.2)
     assert node.add("after-full").address
