@@ -25,12 +25,14 @@ from vpccni.shared.messages.base import Message
 from vpccni.shared.messages.common import Done
 from vpccni.shared.messages.inventory import CapacityAccepted, CapacityTarget, Report
 from vpccni.shared.process import Process
+from vpccni.shared.settings_advice import traps
 
 if TYPE_CHECKING:
     from vpccni.components.eni_manager.ec2 import Ec2
 
 STARTUP: Final = "awscni_ipamd_startup_duration_seconds"
 NOT_INITIALIZED: Final = "node_initialization"  # spec operations.md 2.2
+REASON_TRAP: Final = "SettingHasNoSuchEffect"
 
 
 class Service:
@@ -53,6 +55,8 @@ class Service:
         process.gauge("awscni_ipamd_action_inprogress", lambda: float(self._manager is None), fn="nodeInit")
         process.handle(CapacityTarget, self._on_target)
         process.handle(Report, self._on_report)
+        for sentence in traps(process.raw, process.settings):
+            self._reporter.report(Note(REASON_TRAP, sentence))
         process.loop.spawn(self._start(), name="start")
 
     async def _start(self) -> None:

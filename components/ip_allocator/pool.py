@@ -97,9 +97,9 @@ class Occupancy:
     """Large blocks: no address before this position is free."""
 
     @classmethod
-    def of(cls, pool: Pool, ledger: Ledger) -> Occupancy:
-        """Count once."""
-        occupancy = cls(pool)
+    def of(cls, pool: Pool, ledger: Ledger, before: Occupancy | None = None) -> Occupancy:
+        """Count once; `before`: what is known of the pool that this one takes the place of."""
+        occupancy = cls(pool, start=dict(before.start) if before else {})
         occupancy.note(Change(hold=tuple(ledger.held.values())))
         return occupancy
 

@@ -195,7 +195,7 @@ class AllocatorService:
         if self._inventory is None or self._usable is None:
             return
         pool = pools.build(self._inventory, self._usable, self._unclaimed)
-        self._occupancy = pools.Occupancy.of(pool, self._ledger)
+        self._occupancy = pools.Occupancy.of(pool, self._ledger, self._occupancy)
         if self._resting_due:
             self._resting_due = False
             small = [block for eni in pool.enis for block in eni.blocks if block.size <= pools.PREFIX_SIZE]

@@ -262,4 +262,4 @@ class LoggedLedgerMachine(LedgerMachine):
 LoggedLedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestLoggedLedger = LoggedLedgerMachine.TestCase
 LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestLedger = LedgerMachine.TestCase
+TestLedger = pytest.mark.spec("ipam.W15")(LedgerMachine.TestCase)

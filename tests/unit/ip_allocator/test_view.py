@@ -153,3 +153,28 @@ def test_picking_takes_the_last_free_blocks_so_that_the_rest_stays_dense() -> No
     moment = Moment([eni(0, addresses=[f"10.0.0.{host}" for host in range(5, 10)])], ["10.0.0.9"], by_prefix=False)
     assert [block.item for block in moment.view().pick([("eni-0", 2)])] == ["10.0.0.7", "10.0.0.8"]
     assert isinstance(moment.view().pick([("eni-0", 1)])[0], Block)
+
+
+@pytest.mark.spec("ipam.W40")
+def test_ten_thousand_pods_of_one_v6_prefix_hold_distinct_addresses_and_none_is_looked_through_for_the_next() -> None:
+    moment = Moment([eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
+    assert len(set(moment.give(10_000))) == 10_000
+    moment.apply(books.release(moment.ledger, [Sandbox("new-9999", "eth0")], now=NOW - 100))
+    assert moment.give(10_000)[-1] == "2001:db8:0:1::270f"
+    looked_at = LookedAt(moment.ledger.holders)
+    moment.ledger.holders = looked_at
+    asks = [Assign(sandbox=Sandbox("next", "eth0"), pod=PodRef())]
+    _, [given] = pools.assign(moment.occupancy, moment.ledger, asks, now=NOW, period_s=PERIOD_S, wall_ns=1)
+    assert given is not None
+    assert given.address == "2001:db8:0:1::2710"
+    assert looked_at.number < 10
+
+
+class LookedAt(dict[str, Sandbox]):
+    """Holders that count how often somebody looks an address up."""
+
+    number = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.number += 1
+        return super().__contains__(key)
