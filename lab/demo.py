@@ -1,7 +1,7 @@
 """`make demo`: the main job before the reader's eyes, every claim checked; exit status 1 if one did not hold.
 
 Two nodes, pods through the real conflist, traffic of every kind, addresses that come back, and each process of a node killed
-while packets are counted. The machine is compared with a snapshot at the end.
+while packets are counted; EC2 that throttles, metadata that lies and a node without addresses. The machine is compared with a snapshot at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vpccni.lab.node import Node
 from vpccni.lab.pod import Pod
 from vpccni.lab.runtime import CniError
 from vpccni.shared.messages.common import GetStatus, Status
-from vpccni.shared.names import NODE_PROCESSES
+from vpccni.shared.names import ENI_MANAGER, IP_ALLOCATOR, NODE_PROCESSES
 from vpccni.shared.node_cli import ask_all
 
 NAME: Final = "demo"
@@ -29,6 +29,8 @@ PORT: Final = 7000
 INTERNET: Final = "203.0.113.10"
 SMALL, LARGE = 56, 8000 - 8
 SERVING_AGAIN_S: Final = 10.0
+MORE_THAN_FIT: Final = 30
+EVENT_WITHIN_S: Final = 10.0
 SNAPSHOT: Final = {
     "links": "ip -br link",
     "namespaces": "ip netns list",
@@ -78,6 +80,7 @@ def main() -> int:
         traffic(show, lab)
         address_returns(show, lab)
         kills(show, lab)
+        cloud_trouble(show, lab)
     after = snapshot()
     different = [name for name in SNAPSHOT if before[name] != after[name]]
     show.claim("the machine is as it was", not different, ", ".join(different) or ", ".join(SNAPSHOT))
@@ -189,9 +192,58 @@ def kills(show: Show, lab: Lab) -> None:
     )
 
 
-def _add_during(lab: Lab, name: str) -> Pod | CniError:
+def cloud_trouble(show: Show, lab: Lab) -> None:
+    """A throttling EC2, old metadata and an exhausted node: what pods get, and what the operator sees."""
+    node = lab.node("node-2")
+    lab.ec2_fault("*", error="RequestLimitExceeded")
+    added = _add_during(lab, "while-throttled", node.name)
+    show.claim(
+        "EC2 throttles everything: a pod is added from the warm pool",
+        isinstance(added, Pod),
+        f"{added.address}, {added.add_seconds * 1000:.0f} ms" if isinstance(added, Pod) else str(added),
+    )
+    lab.ec2_clear()
+
+    kept = {pod.address for pod in lab.pods() if pod.node == node.name}
+    enis = [eni["NetworkInterfaceId"] for eni in lab.ec2_picture() if eni["node"] == node.name]
+    lab.imds_fault(node.name, missing_enis=enis[1:])
+    node.kill(ENI_MANAGER)
+    node.kill(IP_ALLOCATOR)
+    added = _add_during(lab, "while-stale", node.name)
+    held = {entry["ipv4"] for entry in json.loads((node.root / "ipam.json").read_text())["allocations"]}
+    fresh = isinstance(added, Pod) and added.address not in kept
+    show.claim(
+        "metadata hides an ENI at a restart: no pod's address is forgotten or given out again",
+        kept <= held and fresh,
+        f"{len(kept)} addresses kept, the new pod got {added.address if isinstance(added, Pod) else added}",
+    )
+    lab.ec2_clear()
+
+    refused: Pod | CniError = added
+    number = 0
+    while isinstance(refused, Pod) and number < MORE_THAN_FIT:
+        refused = _add_during(lab, f"one-more-{number}", node.name)
+        number += 1
+    said = str(refused.details) if isinstance(refused, CniError) else "no refusal"
+    show.claim("a node out of addresses: ADD fails with code 11 and the cause", said.startswith("default/"), said[:110])
+    event = _event_about(lab, f"one-more-{number - 1}")
+    show.claim("and the pod's event says so", "addresses" in event, event[:110])
+
+
+def _event_about(lab: Lab, pod: str) -> str:
+    """Return the note of a pod's event, once it is there."""
+    deadline = time.monotonic() + EVENT_WITHIN_S
+    while time.monotonic() < deadline:
+        for event in lab.kube("GET", "/apis/events.k8s.io/v1/events")["items"]:
+            if event.get("regarding", {}).get("name") == pod:
+                return str(event["note"])
+        time.sleep(0.2)
+    return "no event"
+
+
+def _add_during(lab: Lab, name: str, node: str = "node-1") -> Pod | CniError:
     try:
-        return lab.add_pod("node-1", name)
+        return lab.add_pod(node, name)
     except CniError as error:
         return error
 
