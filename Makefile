@@ -9,7 +9,7 @@ PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables n
 BESIDE := -n 4 --dist loadfile
 CODE := components shared cni lab bench src tests
 
-.PHONY: setup demo test test-full check bench spec-coverage clean
+.PHONY: setup demo test test-full check bench fleet spec-coverage clean
 
 setup: $(STAMP) cni/aws-cni
 
@@ -43,6 +43,9 @@ test-full: setup check
 
 bench: setup
 	$(PYTHON) -m vpccni.bench
+
+fleet: setup
+	$(PYTHON) -m vpccni.bench.fleet
 
 spec-coverage: $(STAMP)
 	$(PYTHON) -m pytest -q --collect-only --spec-coverage

@@ -167,6 +167,7 @@ class Fleet:
     waited: list[float] = field(default_factory=list)
     failed_adds: int = 0
     pods: int = 0
+    joined: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -181,9 +182,10 @@ class Fleet:
     def join(self, number: int, *, a_second: float = STARTS_A_SECOND) -> None:
         """Let `number` nodes join, some each second."""
         for position in range(number):
-            folder = self.folder / f"node-{len(self.nodes) + position}"
+            self.joined += 1
+            folder = self.folder / f"node-{self.joined}"
             folder.mkdir()
-            self.loop.call_later(position / a_second, self._joins(len(self.nodes) + position, folder))
+            self.loop.call_later(position / a_second, self._joins(self.joined, folder))
 
     def _joins(self, number: int, folder: Path) -> Callable[[], None]:
         return lambda: self.nodes.append(Node(self, number, folder))
