@@ -32,7 +32,9 @@ CallResult = TypeVar("CallResult")
 
 POLL_FIRST_S: Final = 0.1
 POLL_LONGEST_S: Final = 5.0
-SHOWN_WITHIN_S: Final = 4.0
+METADATA_ALONE_S: Final = (1.5, 0.5, 1.0, 2.0)
+"""So long metadata alone is asked whether an ENI is attached, before EC2 is each time: one EC2 call when metadata is right, and one
+that is old costs at most 2 s."""
 SHOWN_LONGEST_S: Final = 0.8
 LAG_S: Final = 15.0
 """EC2's reads may show the state before our last call for this long."""
@@ -171,8 +173,7 @@ class Lifecycle:
 
     async def _own(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)
-        await self._shown_by_metadata(intent.mac)
-        eni = await self._seen(eni_id, lambda one: one.is_attached_to(self._instance_id), within_s=ATTACHED_WITHIN_S)
+        eni = await self._attached(eni_id, intent.mac)
         if eni is None:
             self._drop(intent)
         elif not eni.is_attached_to(self._instance_id):
@@ -187,17 +188,31 @@ class Lifecycle:
             self._owner.eni_ready(eni)
             self._drop(intent)
 
-    async def _shown_by_metadata(self, mac: str) -> None:
-        """Wait until instance metadata lists the ENI, which costs no call of EC2's; not for long, since metadata may be old."""
-        deadline, pause = self._loop.clock() + SHOWN_WITHIN_S, POLL_FIRST_S
-        while mac and self._loop.clock() < deadline:
+    async def _attached(self, eni_id: EniId, mac: str) -> CloudEni | None:
+        """Wait for the ENI to be attached; return what EC2 shows of it then, or when the time is over (None: not known)."""
+        for alone_s in METADATA_ALONE_S:
+            if await self._shown_by_metadata(mac, within_s=alone_s):
+                break
+            eni = await self._call("DescribeNetworkInterfaces", lambda: self._ec2.eni(eni_id))
+            if eni is not None and eni.is_attached_to(self._instance_id):
+                return eni
+        return await self._seen(eni_id, lambda one: one.is_attached_to(self._instance_id), within_s=ATTACHED_WITHIN_S)
+
+    async def _shown_by_metadata(self, mac: str, *, within_s: float) -> bool:
+        """Wait until instance metadata lists the ENI, which costs no call of EC2's; true too where only EC2 can tell."""
+        deadline, pause = self._loop.clock() + within_s, POLL_FIRST_S
+        while mac:
             try:
                 if mac in await self._loop.in_thread(self._macs):
-                    return
+                    return True
             except CloudRefused:
-                return  # metadata is away: EC2 tells
-            await self._loop.sleep(pause)
+                return True
+            left_s = deadline - self._loop.clock()
+            if left_s <= 0:
+                return False
+            await self._loop.sleep(min(pause, left_s))
             pause = min(pause * 2, SHOWN_LONGEST_S)
+        return True
 
     async def _detach(self, intent: Intent) -> None:
         eni_id = EniId(intent.eni_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vpccni.components.ip_allocator.pool import Census
-from vpccni.shared.messages.inventory import Inventory
+from vpccni.shared.messages.inventory import Growth, Inventory
 
 STARTING: Final = "STARTING"
 MAX_PODS: Final = "MAX_PODS"
@@ -45,9 +45,9 @@ def explain(
     if census.unconfirmed and not inventory.growth.cause:
         return GROWING, numbers, RETRY_SOON_MS
     if inventory.growth.cause:
-        lasts = inventory.growth.until - now
+        coming = inventory.pending_addresses > 0 or census.unconfirmed > 0
         soon = cools_in_s is not None and cools_in_s < WORTH_WAITING_S
-        retry = RETRY_LATER_MS if lasts < WORTH_WAITING_S or soon else 0
+        retry = RETRY_LATER_MS if coming or soon or _ends_soon(inventory.growth, now=now) else 0
         return inventory.growth.cause, f"{inventory.growth.detail}; {numbers}", retry
     if can_grow:
         return GROWING, numbers, RETRY_SOON_MS
@@ -60,3 +60,8 @@ def explain(
     if held_down:
         return MINIMUM_ONLY, f"MINIMUM_IP_TARGET without WARM_IP_TARGET never grows beyond it; {numbers}", 0
     return ENI_LIMIT, numbers, 0
+
+
+def _ends_soon(growth: Growth, *, now: float) -> bool:
+    """Return whether growing is tried again within an ADD. What has no end (`until` 0) lasts until an operator acts."""
+    return growth.until > 0 and growth.until - now < WORTH_WAITING_S

@@ -402,7 +402,7 @@ class AllocatorService:
     def _publish_pool(self) -> None:
         cause, detail, retry_ms = self._cause()
         census = self._census() if self._occupancy is not None else pools.Census(pods=len(self._ledger.held))
-        ready = census.assignable > 0 or retry_ms > 0
+        ready = census.assignable > 0 or census.pods > 0 or retry_ms > 0  # a full node is no broken one
         self._process.publish(
             PoolState(
                 ready=ready and self._occupancy is not None,

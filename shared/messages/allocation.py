@@ -69,7 +69,8 @@ class Released(Message, frozen=True, kw_only=True, tag="allocation.released"):
 class PoolState(Message, frozen=True, kw_only=True, tag="allocation.pool_state"):
     """Published when it changes (at most every 100 ms) and with each heartbeat. Counts of addresses on all cards.
 
-    `ready`: an ADD could be served now or soon; `cause` and `detail` say why not.
+    `ready`: an ADD could be served now or soon, or pods hold all there is: the runtime reports a network that is not ready as a
+    broken node, and the node would lose its pods. `cause` and `detail` say why no address is free.
     """
 
     ready: bool

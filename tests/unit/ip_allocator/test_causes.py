@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import pytest
 
+from vpccni.components.eni_manager import hindrance, outlook, planner
+from vpccni.components.ip_allocator import causes
 from vpccni.components.ip_allocator.causes import WORTH_WAITING_S, explain
 from vpccni.components.ip_allocator.pool import Census
 from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
 
+ROOT = Path(__file__).parents[3]
 NOW = 100.0
 FULL = Census(total=27, assigned=27, pods=27)
+WORDS = {
+    word
+    for module in (causes, hindrance, outlook, planner)
+    for name, word in vars(module).items()
+    if isinstance(word, str) and name == word
+}
+"""A cause is a constant that is called what it says."""
 
 
 def inventory(growth: Growth | None = None, *, max_pods: int = 110) -> Inventory:
@@ -44,6 +59,29 @@ def test_what_ec2_says_is_passed_on_and_waited_for_only_when_it_ends_soon(
     assert (found, retry > 0) == (cause, waits)
     assert "subnet-1 has no free address" in detail
     assert "27 addresses: 27 assigned" in detail
+
+
+@pytest.mark.parametrize("cause", ["ENI_LIMIT", "NO_SUBNET", "NO_ENI_CONFIG", "CORDONED", "PROVISIONING_OFF"])
+def test_what_only_an_operator_can_change_is_said_at_once_unless_an_address_is_near(cause: str) -> None:
+    def waits(census: Census, *, pending: int = 0, cools_in_s: float | None = None) -> bool:
+        here = msgspec.structs.replace(inventory(Growth(cause, "", 0.0)), pending_addresses=pending)
+        found, _, retry = explain(here, census, can_grow=True, cools_in_s=cools_in_s, now=NOW)
+        assert found == cause
+        return retry > 0
+
+    assert not waits(FULL)
+    assert not waits(replace(FULL, cooling=1), cools_in_s=WORTH_WAITING_S + 1)
+    assert waits(replace(FULL, cooling=1), cools_in_s=WORTH_WAITING_S - 1)
+    assert waits(FULL, pending=1)
+    assert waits(replace(FULL, unconfirmed=1))
+
+
+def test_every_cause_word_of_the_code_is_in_the_document_with_its_anchor_and_advice_and_no_other() -> None:
+    document = (ROOT / "docs/errors.md").read_text()
+    row = re.compile(r'^\| <a id="(\w+)"></a>`(\w+)` \| (.+) \| (.+) \|$', re.MULTILINE)
+    rows = row.findall(document)
+    assert all(anchor == word.lower() and meaning.strip() and advice.strip() for anchor, word, meaning, advice in rows)
+    assert sorted(word for _, word, _, _ in rows) == sorted({*WORDS, "INTERNAL"})  # the last is the programmer's own
 
 
 @pytest.mark.parametrize(
