@@ -15,7 +15,9 @@ from vpccni.components.eni_manager.planner import Plan
 SMALL_CLUSTER: Final = 10
 """Nodes: up to this many fit into AWS's burst of 50 whatever they do."""
 NODES_A_SECOND: Final = 4.0
-LONGEST_S: Final = 30.0
+LONGEST_S: Final = 300.0
+RETRY_LONGEST_S: Final = 30.0
+"""After a throttling somebody may wait, and the cause may be one loud neighbour: no longer than this."""
 
 
 def spread_s(nodes: int | None) -> float:
@@ -35,6 +37,11 @@ def urgent_part(todo: Plan, items: int) -> Plan:
             create.append(new)
             items -= new.count
     return replace(todo, assign=tuple(assign), create=tuple(create))
+
+
+def retry_spread_s(nodes: int | None) -> float:
+    """Return over how many seconds throttled nodes come apart."""
+    return min(spread_s(nodes), RETRY_LONGEST_S)
 
 
 class Patience:

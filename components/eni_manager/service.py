@@ -25,7 +25,7 @@ from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
 from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
-from vpccni.components.eni_manager.patience import Patience, spread_s, urgent_part
+from vpccni.components.eni_manager.patience import Patience, retry_spread_s, urgent_part
 from vpccni.components.eni_manager.planner import (
     CORDONED,
     PROVISIONING_OFF,
@@ -215,7 +215,7 @@ class Manager:
 
     async def _count_nodes(self) -> None:
         self._node_count = await self._nodes()
-        self._cloud.spread(spread_s(self._node_count))
+        self._cloud.spread(retry_spread_s(self._node_count))
 
     def _restraint(self) -> str:
         settings = self._process.settings
