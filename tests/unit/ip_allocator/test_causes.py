@@ -8,12 +8,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.facts import an_inventory
 
 from vpccni.components.eni_manager import hindrance, outlook, planner
 from vpccni.components.ip_allocator import causes
 from vpccni.components.ip_allocator.causes import WORTH_WAITING_S, explain
 from vpccni.components.ip_allocator.pool import Census
-from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
+from vpccni.shared.messages.inventory import Growth, Inventory
 
 ROOT = Path(__file__).parents[3]
 NOW = 100.0
@@ -28,20 +29,7 @@ WORDS = {
 
 
 def inventory(growth: Growth | None = None, *, max_pods: int = 110) -> Inventory:
-    return Inventory(
-        instance_id="i-1",
-        instance_type="m5.large",
-        region="us-west-2",
-        availability_zone="us-west-2a",
-        primary_address="10.0.0.4",
-        primary_mac="02:00:00:00:00:00",
-        vpc_cidrs=[],
-        cards=[CardLimit(0, 3)],
-        slots=9,
-        max_pods=max_pods,
-        enis=[],
-        growth=growth or Growth(),
-    )
+    return an_inventory(max_pods=max_pods, growth=growth or Growth())
 
 
 def test_before_the_first_inventory_it_is_starting_and_worth_waiting() -> None:

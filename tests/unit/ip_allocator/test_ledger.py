@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.facts import an_eni, an_inventory, usable
 
 from vpccni.components.ip_allocator import checkpoint
 from vpccni.components.ip_allocator import ledger as books
@@ -18,45 +19,9 @@ from vpccni.components.ip_allocator.checkpoint import Checkpoint
 from vpccni.components.ip_allocator.ledger import Change, DoubleUse, Holding, Ledger
 from vpccni.shared.messages.allocation import Assign
 from vpccni.shared.messages.base import PodRef, Sandbox
-from vpccni.shared.messages.inventory import CardLimit, Eni, Inventory
-from vpccni.shared.messages.wiring import UsableEni, UsableEnis
+from vpccni.shared.messages.inventory import Eni
 
 PERIOD_S = 30.0
-
-
-def eni(number: int, addresses: list[str], **more: object) -> Eni:
-    fields: dict[str, object] = {
-        "eni_id": f"eni-{number}",
-        "mac": f"02:00:00:00:00:{number:02x}",
-        "card": 0,
-        "device_number": number,
-        "primary_address": f"10.0.{number}.4",
-        "subnet_id": "subnet-1",
-        "subnet_cidr": "10.0.0.0/16",
-        "is_primary": number == 0,
-        "addresses": addresses,
-    }
-    return Eni(**{**fields, **more})  # type: ignore[arg-type]
-
-
-def inventory(*enis: Eni) -> Inventory:
-    return Inventory(
-        instance_id="i-1",
-        instance_type="m5.large",
-        region="us-west-2",
-        availability_zone="us-west-2a",
-        primary_address="10.0.0.4",
-        primary_mac="02:00:00:00:00:00",
-        vpc_cidrs=["10.0.0.0/16"],
-        cards=[CardLimit(0, 3)],
-        slots=9,
-        max_pods=29,
-        enis=list(enis),
-    )
-
-
-def usable(*enis: Eni) -> UsableEnis:
-    return UsableEnis(enis=[UsableEni(one.eni_id, one.device_number + 1, 10 + one.device_number) for one in enis])
 
 
 def ask(number: int) -> Assign:
@@ -68,7 +33,7 @@ class Books:
 
     def __init__(self, *enis: Eni, ready: tuple[Eni, ...] | None = None, ledger: Ledger | None = None) -> None:
         self.ledger = ledger or Ledger()
-        pool = pools.build(inventory(*enis), usable(*(enis if ready is None else ready)), frozenset())
+        pool = pools.build(an_inventory(*enis), usable(*(enis if ready is None else ready)), frozenset())
         self.occupancy = pools.Occupancy.of(pool, self.ledger)
 
     def apply(self, change: Change) -> Change:
@@ -83,7 +48,7 @@ class Books:
 
 
 def test_asking_again_for_a_sandbox_gives_the_same_address_and_changes_nothing() -> None:
-    node = Books(eni(0, ["10.0.0.5", "10.0.0.6"]))
+    node = Books(an_eni(0, ["10.0.0.5", "10.0.0.6"]))
     first = node.assign(ask(1), now=0)
     change, second = pools.assign(node.occupancy, node.ledger, [ask(1)], now=5, period_s=PERIOD_S, wall_ns=9)
     assert first == second
@@ -91,7 +56,7 @@ def test_asking_again_for_a_sandbox_gives_the_same_address_and_changes_nothing()
 
 
 def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_it() -> None:
-    node = Books(eni(0, ["10.0.0.5"]))
+    node = Books(an_eni(0, ["10.0.0.5"]))
     node.assign(ask(1), now=0)
     node.apply(books.release(node.ledger, [ask(1).sandbox], now=100))
     assert node.assign(ask(2), now=100 + PERIOD_S) == [None]
@@ -99,13 +64,13 @@ def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_i
 
 
 def test_an_unconfirmed_or_unusable_eni_gives_nothing_out() -> None:
-    unconfirmed, unusable = eni(0, ["10.0.0.5"], confirmed=False), eni(1, ["10.0.1.5"])
+    unconfirmed, unusable = an_eni(0, ["10.0.0.5"], confirmed=False), an_eni(1, ["10.0.1.5"])
     assert Books(unconfirmed, unusable, ready=(unconfirmed,)).assign(ask(1), now=0) == [None]
 
 
 @pytest.mark.spec("ipam.W21")
 def test_the_fullest_eni_is_used_first_and_the_address_that_rested_longest() -> None:
-    first, second = eni(0, ["10.0.0.5", "10.0.0.6"]), eni(1, ["10.0.1.5", "10.0.1.6", "10.0.1.7"])
+    first, second = an_eni(0, ["10.0.0.5", "10.0.0.6"]), an_eni(1, ["10.0.1.5", "10.0.1.6", "10.0.1.7"])
     held = Ledger(
         [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.1.5", "eni-1")], {"10.0.1.6": -90.0, "10.0.1.7": -99.0}
     )
@@ -133,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "ipam.json"
         self.now = 1000.0
-        self.enis = [eni(n, [f"10.0.{n}.{host}" for host in range(5, 9)]) for n in range(2)]
+        self.enis = [an_eni(n, [f"10.0.{n}.{host}" for host in range(5, 9)]) for n in range(2)]
         self.everything = {address for one in self.enis for address in one.addresses}
         self.store = self.open()
         self.node = Books(*self.enis)

@@ -2,40 +2,24 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from support.facts import an_eni, an_inventory
 
 from vpccni.components.ip_allocator.losses import Losses, losses
-from vpccni.shared.messages.inventory import CardLimit, Eni, Inventory
+from vpccni.shared.messages.inventory import Inventory
 
 
 def inventory(**items: list[str]) -> Inventory:
     """Return an inventory of ENIs by id, each with its addresses and prefixes."""
-    enis = [
-        Eni(
-            eni_id=eni_id,
-            mac="02:00:00:00:00:01",
-            card=0,
-            device_number=number,
-            primary_address=f"10.0.0.{number}",
-            subnet_id="subnet-1",
-            subnet_cidr="10.0.0.0/16",
-            is_primary=number == 0,
-            addresses=[item for item in held if "/" not in item],
-            prefixes=[item for item in held if "/" in item],
+    return an_inventory(
+        *(
+            an_eni(
+                number,
+                [item for item in held if "/" not in item],
+                eni_id=eni_id,
+                prefixes=[item for item in held if "/" in item],
+            )
+            for number, (eni_id, held) in enumerate(items.items())
         )
-        for number, (eni_id, held) in enumerate(items.items())
-    ]
-    return Inventory(
-        instance_id="i-1",
-        instance_type="m5.large",
-        region="r",
-        availability_zone="z",
-        primary_address="10.0.0.1",
-        primary_mac="02:00:00:00:00:01",
-        vpc_cidrs=["10.0.0.0/16"],
-        cards=[CardLimit(0, 3)],
-        slots=9,
-        max_pods=29,
-        enis=enis,
     )
 
 

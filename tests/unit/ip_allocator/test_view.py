@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from support.facts import an_eni, an_inventory, usable
 
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
@@ -13,50 +14,19 @@ from vpccni.components.ip_allocator.ledger import Change, DoubleUse, Holding, Le
 from vpccni.components.ip_allocator.view import View
 from vpccni.shared.messages.allocation import Assign
 from vpccni.shared.messages.base import PodRef, Sandbox
-from vpccni.shared.messages.inventory import CardLimit, Eni, Inventory
-from vpccni.shared.messages.wiring import UsableEni, UsableEnis
+from vpccni.shared.messages.inventory import Eni
 
 PERIOD_S = 30.0
 NOW = 1000.0
 PREFIX_A, PREFIX_B = "10.0.0.16/28", "10.0.0.32/28"
 
 
-def eni(number: int, *, addresses: Sequence[str] = (), prefixes: Sequence[str] = (), excluded: bool = False) -> Eni:
-    return Eni(
-        eni_id=f"eni-{number}",
-        mac=f"02:00:00:00:00:{number:02x}",
-        card=0,
-        device_number=number,
-        primary_address=f"10.0.{number}.4",
-        subnet_id="subnet-1",
-        subnet_cidr="10.0.0.0/16",
-        is_primary=number == 0,
-        addresses=list(addresses),
-        prefixes=list(prefixes),
-        excluded=excluded,
-    )
-
-
 class Moment:
     """A node of some ENIs with the addresses that pods hold."""
 
-    def __init__(self, enis: Sequence[Eni], held: Sequence[str] = (), *, by_prefix: bool, ready: bool = True) -> None:
-        self.inventory = Inventory(
-            instance_id="i-1",
-            instance_type="m5.large",
-            region="us-west-2",
-            availability_zone="us-west-2a",
-            primary_address="10.0.0.4",
-            primary_mac="02:00:00:00:00:00",
-            vpc_cidrs=["10.0.0.0/16"],
-            cards=[CardLimit(0, 3)],
-            slots=9,
-            max_pods=110,
-            enis=list(enis),
-            by_prefix=by_prefix,
-        )
-        usable = UsableEnis(enis=[UsableEni(one.eni_id, one.device_number + 1, 9) for one in enis] if ready else [])
-        self.pool = pools.build(self.inventory, usable, frozenset())
+    def __init__(self, enis: Sequence[Eni], held: Sequence[str] = (), *, by_prefix: bool) -> None:
+        self.inventory = an_inventory(*enis, max_pods=110, by_prefix=by_prefix)
+        self.pool = pools.build(self.inventory, usable(*enis), frozenset())
         self.ledger = Ledger([Holding(Sandbox(f"c-{one}", "eth0"), PodRef(), one) for one in held])
         self.occupancy = pools.Occupancy.of(self.pool, self.ledger)
 
@@ -75,19 +45,19 @@ class Moment:
 
 
 def test_all_sixteen_addresses_of_a_prefix_are_given_out() -> None:
-    moment = Moment([eni(0, prefixes=[PREFIX_A])], by_prefix=True)
+    moment = Moment([an_eni(0, prefixes=[PREFIX_A])], by_prefix=True)
     assert sorted(moment.give(17)) == sorted(f"10.0.0.{host}" for host in range(16, 32))
 
 
 @pytest.mark.spec("ipam.W21")
 def test_the_fullest_prefix_is_used_first_so_that_the_other_can_go() -> None:
-    moment = Moment([eni(0, prefixes=[PREFIX_A, PREFIX_B])], ["10.0.0.40"], by_prefix=True)
+    moment = Moment([an_eni(0, prefixes=[PREFIX_A, PREFIX_B])], ["10.0.0.40"], by_prefix=True)
     assert moment.give(3) == ["10.0.0.32", "10.0.0.33", "10.0.0.34"]
     assert [(one.free_blocks, one.items, one.held) for one in moment.view().shape().enis] == [(1, 2, 4)]
 
 
 def test_pods_of_the_other_mode_keep_their_addresses_and_new_pods_use_the_mode_in_force() -> None:
-    moment = Moment([eni(0, addresses=["10.0.0.5", "10.0.0.6"], prefixes=[PREFIX_A])], ["10.0.0.5"], by_prefix=True)
+    moment = Moment([an_eni(0, addresses=["10.0.0.5", "10.0.0.6"], prefixes=[PREFIX_A])], ["10.0.0.5"], by_prefix=True)
     assert moment.give(1) == ["10.0.0.16"]
     census = pools.count(moment.occupancy, moment.ledger, now=NOW, period_s=PERIOD_S)
     assert (census.total, census.assigned, census.pods) == (16, 1, 2)
@@ -96,7 +66,7 @@ def test_pods_of_the_other_mode_keep_their_addresses_and_new_pods_use_the_mode_i
 @pytest.mark.spec("ipam.W16")
 @pytest.mark.parametrize("by_prefix", [True, False])
 def test_blocks_of_the_other_mode_go_when_their_last_pod_has_left_and_cooled(by_prefix: bool) -> None:
-    one = eni(0, addresses=["10.0.0.5", "10.0.0.6"], prefixes=[PREFIX_A, PREFIX_B])
+    one = an_eni(0, addresses=["10.0.0.5", "10.0.0.6"], prefixes=[PREFIX_A, PREFIX_B])
     in_use = "10.0.0.5" if by_prefix else "10.0.0.17"
     moment = Moment([one], [in_use], by_prefix=by_prefix)
     blocks, enis = moment.view().leftovers()
@@ -109,7 +79,7 @@ def test_blocks_of_the_other_mode_go_when_their_last_pod_has_left_and_cooled(by_
 
 @pytest.mark.spec("ipam.W14")
 def test_an_excluded_eni_gives_nothing_out_and_goes_when_it_is_empty() -> None:
-    enis = [eni(0, addresses=["10.0.0.5"]), eni(1, addresses=["10.0.1.5", "10.0.1.6"], excluded=True)]
+    enis = [an_eni(0, addresses=["10.0.0.5"]), an_eni(1, addresses=["10.0.1.5", "10.0.1.6"], excluded=True)]
     moment = Moment(enis, ["10.0.1.5"], by_prefix=False)
     assert moment.give(2) == ["10.0.0.5"]
     blocks, gone = moment.view().leftovers()
@@ -120,20 +90,16 @@ def test_an_excluded_eni_gives_nothing_out_and_goes_when_it_is_empty() -> None:
 
 
 def test_what_ec2_does_not_confirm_is_not_given_back() -> None:
-    shadow = eni(0, addresses=["10.0.0.5"])
-    moment = Moment(
-        [Eni(**{field: getattr(shadow, field) for field in shadow.__struct_fields__} | {"confirmed": False})],
-        by_prefix=True,
-    )
+    moment = Moment([an_eni(0, ["10.0.0.5"], confirmed=False)], by_prefix=True)
     assert moment.view().leftovers() == ([], [])
 
 
 def test_a_prefix_with_one_pod_cannot_be_fenced_and_a_fenced_one_gives_nothing_out() -> None:
-    moment = Moment([eni(0, prefixes=[PREFIX_A])], ["10.0.0.20"], by_prefix=True)
+    moment = Moment([an_eni(0, prefixes=[PREFIX_A])], ["10.0.0.20"], by_prefix=True)
     [block] = moment.pool.enis[0].blocks
     with pytest.raises(DoubleUse, match=r"10\.0\.0\.20"):
         books.fence(moment.ledger, [block], [])
-    empty = Moment([eni(0, prefixes=[PREFIX_A])], by_prefix=True)
+    empty = Moment([an_eni(0, prefixes=[PREFIX_A])], by_prefix=True)
     empty.apply(books.fence(empty.ledger, [block], []))
     assert empty.give(1) == []
     with pytest.raises(DoubleUse, match="fenced"):
@@ -141,7 +107,7 @@ def test_a_prefix_with_one_pod_cannot_be_fenced_and_a_fenced_one_gives_nothing_o
 
 
 def test_of_a_v6_prefix_the_lowest_free_address_is_given_out_and_a_returned_one_again() -> None:
-    moment = Moment([eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
+    moment = Moment([an_eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
     assert moment.give(3) == ["2001:db8:0:1::", "2001:db8:0:1::1", "2001:db8:0:1::2"]
     moment.apply(books.release(moment.ledger, [Sandbox("new-1", "eth0")], now=NOW - 100))
     moment.apply(books.forget_cooled(moment.ledger, now=NOW, period_s=PERIOD_S))
@@ -150,14 +116,14 @@ def test_of_a_v6_prefix_the_lowest_free_address_is_given_out_and_a_returned_one_
 
 
 def test_picking_takes_the_last_free_blocks_so_that_the_rest_stays_dense() -> None:
-    moment = Moment([eni(0, addresses=[f"10.0.0.{host}" for host in range(5, 10)])], ["10.0.0.9"], by_prefix=False)
+    moment = Moment([an_eni(0, addresses=[f"10.0.0.{host}" for host in range(5, 10)])], ["10.0.0.9"], by_prefix=False)
     assert [block.item for block in moment.view().pick([("eni-0", 2)])] == ["10.0.0.7", "10.0.0.8"]
     assert isinstance(moment.view().pick([("eni-0", 1)])[0], Block)
 
 
 @pytest.mark.spec("ipam.W40")
 def test_ten_thousand_pods_of_one_v6_prefix_hold_distinct_addresses_and_none_is_looked_through_for_the_next() -> None:
-    moment = Moment([eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
+    moment = Moment([an_eni(0, prefixes=["2001:db8:0:1::/80"])], by_prefix=True)
     assert len(set(moment.give(10_000))) == 10_000
     moment.apply(books.release(moment.ledger, [Sandbox("new-9999", "eth0")], now=NOW - 100))
     assert moment.give(10_000)[-1] == "2001:db8:0:1::270f"
