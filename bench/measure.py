@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from vpccni.bench import processes
+from vpccni.bench import ledger_scale, processes
 from vpccni.bench.rows import RATE_UNIT, Row, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.shared import names
@@ -47,6 +47,14 @@ GONE_S: Final = 1.0
 GROWTH_MB: Final = 3.0
 """What counts as no growth: less than the pages that the allocator of C hands back or keeps by chance."""
 CHURN_AT_A_TIME: Final = 250
+MANY_HELD: Final = 500
+MANY_POOL: Final[Mapping[str, str | None]] = {
+    "WARM_IP_TARGET": "1", "MINIMUM_IP_TARGET": "720", "IP_COOLDOWN_PERIOD": COOLDOWN,
+}  # fmt: skip
+TIMES: Final = 1.3
+"""How much longer an ADD may take with 500 allocations than with a few."""
+LEDGER_ROUNDS: Final = 2000
+LEDGER_MS: Final = 1.0
 CALLS_A_NEW_ENI: Final = 3
 """CreateNetworkInterface with its addresses, AttachNetworkInterface, ModifyNetworkInterfaceAttribute (spec ipam.md 13)."""
 SERVE_SOON_S: Final = 0.5
@@ -111,7 +119,11 @@ class Bench:
         with self.lab("pool grows meanwhile (WARM_IP_TARGET=250)", GROWING, pool=250) as node:
             self.burst(node, "policy on, pool grows meanwhile", {})
 
+        with self.lab(f"{MANY_HELD} pods held", MANY_POOL, pool=MANY_HELD + self.size.pods) as node:
+            self.among_many(node, policy_on["p50"])
         self.calls()
+        figures = percentiles(ledger_scale.seconds(LEDGER_ROUNDS))
+        self.row("allocator alone: assign and release, 10,000 held", "ms", figures, {"p99": LEDGER_MS})
 
     @contextmanager
     def lab(
@@ -182,6 +194,15 @@ class Bench:
         after = sum(one.pss for one in processes.memory(node).values())
         what = f"growth of memory (PSS) over {self.size.churn} pods, all processes"
         self.row(what, "MB", {"value": after - before}, {"value": GROWTH_MB}, f"from {before:.0f} MB")
+
+    def among_many(self, node: Node, among_few: float) -> None:
+        """ADD while many pods are there, against ADD with few."""
+        holder = self._start(node, "pods", "--count", str(MANY_HELD), "--at-once", str(AT_ONCE), "--hold")
+        _first_line(holder)
+        figures = percentiles(self.drive(node, "pods", "--count", str(self.size.pods))["ADD"])
+        self.row(f"ADD, aws-cni, one at a time, {MANY_HELD} pods there", "ms", figures)
+        self.row("the same over ADD with few pods", "times", {"p50": figures["p50"] / among_few}, {"p50": TIMES})
+        self._report(holder)
 
     def calls(self) -> None:
         """EC2 calls from the first look to `burst` pods, with the settings of the manifest."""
