@@ -1,15 +1,21 @@
-"""Keeps the node ready for the ENIs of the inventory: primary link, firewall, then each secondary ENI; tells which are usable.
+"""Keeps the node ready for the ENIs of the inventory: links, tables, rules (`repair`), then the firewall; tells which are usable.
 
 Wakes on a new inventory and every `LOOK_AGAIN_S`; one pass at a time. A pass that finds all right changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from vpccni.components.netlink_programmer import iptables, kernel
+from vpccni.components.netlink_programmer import iptables
 from vpccni.components.netlink_programmer.firewall import FirewallFacts, wanted
-from vpccni.shared.errors import VpccniError
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, route_table
+from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWant, Situation, link_by_mac
+from vpccni.components.netlink_programmer.repair import Outcome, Repairer
+from vpccni.components.netlink_programmer.wiring import Wired
+from vpccni.shared.errors import KernelRefused, VpccniError
 from vpccni.shared.messages.inventory import Eni, Inventory
 from vpccni.shared.messages.wiring import UsableEni, UsableEnis
 from vpccni.shared.process import Process
@@ -23,10 +29,14 @@ CONNMARK_BACKEND: Final = "iptables"  # the one that firewall.py writes (spec da
 
 
 class EniKeeper:
-    """Owns the node-level kernel state. `ready` once the primary link and the firewall are right."""
+    """Owns the node-level kernel state. `ready` once the primary link and the firewall are right. `pods()`: all that are wired."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, pods: Callable[[], tuple[PodWant, ...]]) -> None:
         self._process = process
+        self._pods = pods
+        self._gone: frozenset[str] = frozenset()
+        self.repairer = Repairer(process, self.situation)
+        self.repairer.on_trouble = self.wake
         self._inventory: Inventory | None = None
         self._usable: dict[str, UsableEni] = {}
         self._known: dict[str, Eni] = {}
@@ -42,6 +52,7 @@ class EniKeeper:
     def take(self, inventory: Inventory) -> None:
         """Hear of a new inventory."""
         self._inventory = inventory
+        self.repairer.changed()
         self.wake()
 
     def wake(self) -> None:
@@ -54,13 +65,41 @@ class EniKeeper:
         self._running = True
         self._process.loop.spawn(self._pass(self._inventory), name="node pass")
 
+    def situation(self) -> Situation:
+        """Return all that decides what the kernel should hold."""
+        settings, inventory = self._process.settings, self._inventory
+        if inventory is None:
+            return Situation(self._pods())
+        return Situation(
+            pods=self._pods(),
+            primary_mac=inventory.primary_mac,
+            enis=tuple(_want_of(eni) for eni in inventory.enis if eni.managed and not eni.is_primary),
+            gone=self._gone,
+            mtu=settings.eni_mtu,
+            connmark=settings.connmark,
+            mark_rule=settings.node_port_support or not settings.external_snat,
+        )
+
+    def told_by_ledger(self, wired: Wired, *, address: str, eni_id: str) -> Wired:
+        """Return the wiring with what the kernel no longer told at the start: address and table, as far as it is safe to know.
+
+        A host end that is down belongs to an ADD that never came to its end: it stays without an address.
+        """
+        eni = next((eni for eni in self._inventory.enis if eni.eni_id == eni_id), None) if self._inventory else None
+        if eni is None or wired.address not in ("", address) or not self.repairer.is_up(wired.ifindex):
+            return wired
+        table = route_table(eni.card, eni.device_number) if wired.table == MAIN_TABLE else wired.table
+        return replace(wired, address=address, table=table, device_number=eni.device_number)
+
     async def _pass(self, inventory: Inventory) -> None:
         try:
-            failed = await self._base(inventory)
+            self._forget_gone(inventory)
+            outcome = await self.repairer.look(settings=True)
+            failed = await self._base(inventory, outcome)
             for eni in inventory.enis:
-                if eni.managed and not await self._one(eni):
+                if eni.managed and not self._one(eni, outcome):
                     failed = True
-            await self._forget_gone(inventory)
+            failed = self._note_pods(outcome) or failed
             self._publish()
         except Exception as error:
             self._process.log.exception("node pass failed", error)
@@ -75,21 +114,15 @@ class EniKeeper:
             self._again = False
             self.wake()
 
-    async def _base(self, inventory: Inventory) -> bool:
-        """Bring primary link, fwmark rule and firewall to what is wanted; return whether that failed."""
+    async def _base(self, inventory: Inventory, outcome: Outcome) -> bool:
+        """Bring the firewall to what is wanted, with the primary link right; return whether that failed."""
         settings = self._process.settings
-        mark_rule = settings.node_port_support or not settings.external_snat
         try:
-            link = await self._process.loop.in_thread(
-                lambda: kernel.set_up_node(
-                    inventory, mtu=settings.eni_mtu, connmark=settings.connmark, mark_rule=mark_rule
-                )
-            )
             facts = FirewallFacts(
                 tuple(inventory.vpc_cidrs),
                 settings.exclude_snat_cidrs,
                 inventory.primary_address,
-                link,
+                _primary_link(inventory, outcome),
                 settings.veth_prefix,
                 settings.connmark,
                 settings.external_snat,
@@ -124,32 +157,69 @@ class EniKeeper:
             took_s = self._process.loop.clock() - self._process.started_at
             self._process.observe(NODE_INIT, took_s, success=str(success).lower())
 
-    async def _one(self, eni: Eni) -> bool:
-        try:
-            ifindex, table = await self._process.loop.in_thread(
-                lambda: kernel.set_up_eni(eni, mtu=self._process.settings.eni_mtu)
+    def _one(self, eni: Eni, outcome: Outcome) -> bool:
+        """Note whether an ENI can be used; it is when its link is there and nothing of it was refused."""
+        link = link_by_mac(outcome.links, eni.mac)
+        why = outcome.refused.get(eni.eni_id)
+        if link is None:
+            why = str(
+                KernelRefused(
+                    "the ENI's link is not there yet", on=f"{eni.eni_id}, {eni.mac}", why="no link has this MAC"
+                )
             )
-        except VpccniError as error:
-            self._process.degraded(eni.eni_id, str(error))
+        if link is None or why is not None:
+            self._process.degraded(eni.eni_id, why or "")
             return False
         self._process.healthy(eni.eni_id)
+        table = route_table(eni.card, eni.device_number)
         if eni.eni_id not in self._usable:
-            self._process.log.info("eni usable", eni=eni.eni_id, route_table=table, ifindex=ifindex)
-            self._usable[eni.eni_id] = UsableEni(eni.eni_id, table, ifindex)
-            self._publish()
-        self._usable[eni.eni_id] = UsableEni(eni.eni_id, table, ifindex)
+            self._process.log.info("eni usable", eni=eni.eni_id, route_table=table, ifindex=link.ifindex)
+        self._usable[eni.eni_id] = UsableEni(eni.eni_id, table, link.ifindex)
         self._known[eni.eni_id] = eni
         return True
 
-    async def _forget_gone(self, inventory: Inventory) -> None:
+    def _note_pods(self, outcome: Outcome) -> bool:
+        """Say what could not be mended of the pods; return whether there is such a thing."""
+        enis = {NODE, *(eni_id for eni_id in self._known)}
+        refused = sorted(why for owner, why in outcome.refused.items() if owner not in enis)
+        if refused:
+            self._process.degraded("repair", f"{len(refused)} pods' network cannot be put right: {refused[0]}")
+        else:
+            self._process.healthy("repair")
+        return bool(refused)
+
+    def _forget_gone(self, inventory: Inventory) -> None:
         present = {eni.eni_id for eni in inventory.enis}
-        for eni_id in [eni_id for eni_id in self._known if eni_id not in present]:
-            gone = self._known.pop(eni_id)
+        gone = {eni_id: eni for eni_id, eni in self._known.items() if eni_id not in present}
+        for eni_id in gone:
+            del self._known[eni_id]
             self._usable.pop(eni_id, None)
             self._process.healthy(eni_id)
-            await self._process.loop.in_thread(kernel.forget_eni, gone.primary_address)
             self._process.log.info("eni gone", eni=eni_id)
+        addresses = self._gone | {eni.primary_address for eni in gone.values()}
+        self._gone = addresses - {eni.primary_address for eni in inventory.enis}
+        self.repairer.changed()
 
     def _publish(self) -> None:
         if self.ready:
             self._process.publish(UsableEnis(enis=sorted(self._usable.values(), key=lambda eni: eni.route_table)))
+
+
+def _want_of(eni: Eni) -> EniWant:
+    table = route_table(eni.card, eni.device_number)
+    return EniWant(eni.eni_id, eni.mac, eni.primary_address, eni.subnet_cidr, table, rule=not eni.is_trunk)
+
+
+def _primary_link(inventory: Inventory, outcome: Outcome) -> str:
+    """Return the primary link's name. Raises `KernelRefused` when there is none, or something of the node was refused."""
+    link = link_by_mac(outcome.links, inventory.primary_mac)
+    if link is None:
+        raise KernelRefused(
+            "no link has the primary ENI's MAC",
+            on=inventory.primary_mac,
+            why="metadata names it",
+            remedy="Check the instance's interfaces",
+        )
+    if NODE in outcome.refused:
+        raise KernelRefused("the node's rules are not right", why=outcome.refused[NODE])
+    return link.name

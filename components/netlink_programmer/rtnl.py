@@ -18,6 +18,12 @@ NETLINK_ROUTE: Final = 0
 NLMSG_ERROR: Final = 2
 NLM_F_REQUEST: Final = 1
 NLM_F_ACK: Final = 4
+NLMSG_DONE: Final = 3
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_DUMP: Final = 0x300
+SOL_NETLINK: Final = 270
+NETLINK_GET_STRICT_CHK: Final = 12
+DUMP_TRIES: Final = 5  # spec dataplane.md 2.3
 RTM_NEWLINK: Final = 16
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
@@ -83,24 +89,67 @@ class RouteSocket:
                     return None
                 raise refused(code, "the link cannot be read", name)
 
+    def check_strictly(self) -> None:
+        """Have the kernel honour the filters of dumps, such as one table's routes."""
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+
+    def dump(self, kind: int, body: bytes, *, on: str, none_if: Collection[int] = ()) -> list[tuple[int, bytes]]:
+        """Return (kind, payload) of all objects of a kind; nothing for an error in `none_if`. One interrupted by a change is taken anew."""
+        for _ in range(DUMP_TRIES):
+            found, whole = self._dump_once(kind, body, on=on, none_if=none_if)
+            if whole:
+                break
+        return found  # changing all the time: what was seen may lack something, and the next look mends it
+
+    def _dump_once(
+        self, kind: int, body: bytes, *, on: str, none_if: Collection[int]
+    ) -> tuple[list[tuple[int, bytes]], bool]:
+        sequence = self._sequence
+        self._sequence += 1
+        header = HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0)
+        self._socket.send(header + body)
+        found: list[tuple[int, bytes]] = []
+        whole = True
+        while True:
+            for flags, got, answered, payload in self._receive_with_flags():
+                if answered != sequence:
+                    continue
+                whole = whole and not flags & NLM_F_DUMP_INTR
+                if got == NLMSG_DONE:
+                    return found, whole
+                if got == NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", payload)[0]
+                    if code in none_if:
+                        return [], True
+                    raise refused(code, "a dump was refused", on)
+                found.append((got, payload))
+
     def _receive(self) -> list[tuple[int, int, bytes]]:
+        return [(kind, sequence, payload) for _, kind, sequence, payload in self._receive_with_flags()]
+
+    def _receive_with_flags(self) -> list[tuple[int, int, int, bytes]]:
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except TimeoutError as error:
             raise KernelRefused(
                 "the kernel did not answer a netlink request", why=f"within {ANSWER_WITHIN_S} s"
             ) from error
-        found, at = [], 0
-        while at + HEADER.size <= len(data):
-            length, kind, _flags, sequence, _pid = HEADER.unpack_from(data, at)
-            found.append((kind, sequence, data[at + HEADER.size : at + length]))
-            at += max(HEADER.size, (length + 3) & ~3)
-        return found
+        return messages(data)
 
 
 def attribute(kind: int, value: bytes) -> bytes:
     """Return one netlink attribute, padded."""
     return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
+
+
+def messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    """Return (flags, kind, sequence, payload) of each message in one datagram."""
+    found, at = [], 0
+    while at + HEADER.size <= len(data):
+        length, kind, flags, sequence, _pid = HEADER.unpack_from(data, at)
+        found.append((flags, kind, sequence, data[at + HEADER.size : at + length]))
+        at += max(HEADER.size, (length + 3) & ~3)
+    return found
 
 
 def set_link(ifindex: int, *, alias: str | None = None, name: str | None = None, up: bool | None = None) -> bytes:

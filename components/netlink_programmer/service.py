@@ -20,13 +20,14 @@ from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
 from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias
+from vpccni.components.netlink_programmer.node_plan import PodWant
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
 from vpccni.shared.errors import BusError, CniFailure
 from vpccni.shared.loop import Future
-from vpccni.shared.messages.allocation import PoolState, Release, Released
+from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState, Release, Released
 from vpccni.shared.messages.base import Message, Sandbox
 from vpccni.shared.messages.inventory import Inventory
 from vpccni.shared.messages.policy import Detach
@@ -53,13 +54,14 @@ class ProgrammerService:
         self._wired: dict[Sandbox, Wired] = {}
         self._adding: dict[Sandbox, Future[Wired]] = {}
         self._pool: PoolState | None = None
+        self._ledger: dict[Sandbox, LedgerEntry] = {}
         self._conflist_written = False
         self._wirings_due = False
         self._unclaimed: list[str] = []
         self._graves: list[int] = []
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
-        self._enis = EniKeeper(process)
+        self._enis = EniKeeper(process, self._pods)
         self._spool = Spool(process.run_dir / SPOOL)
 
     def start(self) -> None:
@@ -67,10 +69,13 @@ class ProgrammerService:
         seen = kernel.survey()
         self._wired = {wired.sandbox: wired for wired in seen.wired}
         self._note_unclaimed(list(seen.unclaimed))
+        self._enis.repairer.start()
         for ifindex in seen.parting:
             self._bury(ifindex)
         process = self._process
-        self._allocator = process.subscribe(names.IP_ALLOCATOR, {PoolState: self._on_pool})
+        self._allocator = process.subscribe(
+            names.IP_ALLOCATOR, {PoolState: self._on_pool, LedgerState: self._on_ledger}
+        )
         process.subscribe(names.ENI_MANAGER, {Inventory: self._enis.take})
         process.gauge("vpccni_wired_sandboxes", lambda: len(self._wired))
         process.loop.every(SPOOL_AGAIN_S, self._replay, name="spool")
@@ -359,7 +364,35 @@ class ProgrammerService:
         self._conflist_written = True
         process.log.info("conflist written", path=str(target))
 
+    def _on_ledger(self, ledger: LedgerState) -> None:
+        self._ledger = {entry.sandbox: entry for entry in ledger.entries if not entry.released_at_ns}
+        self._complete_from_ledger()
+
+    def _complete_from_ledger(self) -> None:
+        """A start tells address and table by route and rule; where those were gone, the ledger knows them."""
+        for sandbox, wired in list(self._wired.items()):
+            entry = self._ledger.get(sandbox)
+            if entry is None or sandbox in self._adding:
+                continue
+            told = self._enis.told_by_ledger(wired, address=entry.address, eni_id=entry.eni_id)
+            if (told.address, told.table) != (wired.address, wired.table):
+                self._wired[sandbox] = told
+                self._process.log.info(
+                    "wiring completed", sandbox=str(sandbox), address=told.address, route_table=told.table
+                )
+                self._wirings_soon()
+                self._enis.wake()
+
+    def _pods(self) -> tuple[PodWant, ...]:
+        """Return what the kernel should hold for each pod whose wiring is complete and not being changed."""
+        return tuple(
+            PodWant(f"pod {one.pod}", one.address, one.table, one.ifindex, one.host_veth)
+            for sandbox, one in self._wired.items()
+            if one.address and sandbox not in self._adding
+        )
+
     def _wirings_soon(self) -> None:
+        self._enis.repairer.changed()
         if not self._wirings_due:
             self._wirings_due = True
             self._process.loop.call_later(WIRINGS_AFTER_S, self._publish_wirings)
@@ -373,6 +406,7 @@ class ProgrammerService:
         self._process.publish(Wirings(wirings=wirings, in_flight=list(self._adding), unclaimed=self._unclaimed))
 
     def _heartbeat_wirings(self) -> None:
+        self._complete_from_ledger()
         self._publish_wirings()
         if self._unclaimed:  # new ones cannot come: every veth made from now on carries its alias
             self._process.loop.spawn(self._look_for_unclaimed(), name="unclaimed")

@@ -7,16 +7,20 @@ occurrences is asserted, and a pod's values are put in their place (docs/decisio
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from functools import lru_cache
 from typing import Any, Final, cast
 
+from vpccni.components.netlink_programmer.facts import DEFAULT, Address, LinkState, Route, Rule
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
+from vpccni.components.netlink_programmer.node_plan import (
+    PRIORITY_FROM_POD,
+    PRIORITY_TO_POD,
+    PROTOCOL_BOOT,
+    SCOPE_LINK,
+)
 
-PRIORITY_TO_POD: Final = 512  # spec dataplane.md 2.1
-PRIORITY_FROM_POD: Final = 1536  # spec dataplane.md 2.1
-SCOPE_LINK: Final = 253
-PROTOCOL_BOOT: Final = 3  # as the reference's routes, spec dataplane.md 17
 NUD_PERMANENT: Final = 0x80
 POD_GATEWAY: Final = "169.254.1.1"  # spec dataplane.md 2.3
 
@@ -24,6 +28,7 @@ _INDEX: Final = 0x7A3B5C7D
 _NETNS_FD: Final = 0x7B4C6D5E
 _TABLE: Final = 0x7EADBEF1
 _ADDRESS: Final = "203.0.113.77"
+_OTHER_ADDRESS: Final = "203.0.113.99"
 _MAC: Final = "02:f1:e2:d3:c4:b5"
 
 
@@ -76,6 +81,70 @@ def delete_route(*, ifindex: int, address: str) -> bytes:
 def delete_link(ifindex: int) -> bytes:
     """Return the message that deletes a link (13 to 16 ms in the kernel: not on the way of a DEL)."""
     return _patch(_delete_link_template(), _int(_INDEX), _int(ifindex))
+
+
+def rule(verb: str, one: Rule) -> bytes:
+    """Return the message that adds or deletes ("add", "del") any one rule."""
+    src, src_length = _split(one.src)
+    dst, dst_length = _split(one.dst)
+    message = _rule_template(verb, one.priority, src_length, dst_length, one.fwmark, one.fwmask)
+    message = _patch(message, _int(_TABLE), _int(one.table))
+    message = _patch(message, _ip(_ADDRESS), _ip(src), least=int(src_length > 0))
+    return _patch(message, _ip(_OTHER_ADDRESS), _ip(dst), least=int(dst_length > 0))
+
+
+def replace_route(one: Route) -> bytes:
+    """Return the message that puts a route in its place, whatever stood there."""
+    dst, length = _split(one.dst)
+    message = _replace_route_template(length, bool(one.gateway), one.scope, one.protocol)
+    message = _patch(message, _int(_TABLE), _int(one.table))
+    message = _patch(message, _int(_INDEX), _int(one.ifindex))
+    message = _patch(message, _ip(_ADDRESS), _ip(dst), least=int(length > 0))
+    return _patch(message, _ip(_OTHER_ADDRESS), _ip(one.gateway or "0.0.0.0"), least=int(bool(one.gateway)))
+
+
+def remove_route(one: Route) -> bytes:
+    """Return the message that deletes exactly this route: the kernel's own wants its protocol and source (spec dataplane.md 11.3)."""
+    source = {"prefsrc": one.source} if one.source else {}
+    return _encode(
+        "route", "del", dst=one.dst, oif=one.ifindex, scope=one.scope, proto=one.protocol, table=one.table, **source
+    )
+
+
+def address(verb: str, one: Address) -> bytes:
+    """Return the message that adds or deletes an address of a link."""
+    local, length = _split(one.local)
+    return _encode("addr", verb, index=one.ifindex, address=local, prefixlen=length)
+
+
+def link_state(one: LinkState) -> bytes:
+    """Return the message that sets a link up and, where one is wanted, its MTU."""
+    mtu = {"mtu": one.mtu} if one.mtu else {}
+    return _encode("link", "set", index=one.ifindex, state="up" if one.up else "down", **mtu)
+
+
+@lru_cache(32)
+def _rule_template(verb: str, priority: int, src_length: int, dst_length: int, fwmark: int, fwmask: int) -> bytes:
+    selectors: dict[str, Any] = {}
+    if src_length:
+        selectors |= {"src": _ADDRESS, "src_len": src_length}
+    if dst_length:
+        selectors |= {"dst": _OTHER_ADDRESS, "dst_len": dst_length}
+    if fwmark:
+        selectors |= {"fwmark": fwmark, "fwmask": fwmask}
+    return _encode("rule", verb, priority=priority, table=_TABLE, family=socket.AF_INET, **selectors)
+
+
+@lru_cache(8)
+def _replace_route_template(length: int, through_gateway: bool, scope: int, protocol: int) -> bytes:
+    gateway = {"gateway": _OTHER_ADDRESS} if through_gateway else {}
+    dst = f"{_ADDRESS}/{length}" if length else DEFAULT
+    return _encode("route", "replace", dst=dst, oif=_INDEX, scope=scope, proto=protocol, table=_TABLE, **gateway)
+
+
+def _split(prefix: str) -> tuple[str, int]:
+    address_text, _, length = prefix.partition("/")
+    return (address_text or "0.0.0.0"), int(length or 0)
 
 
 @lru_cache(64)

@@ -17,13 +17,13 @@ from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl, templates
 from vpccni.components.netlink_programmer.naming import alias_of, new_mac, parse_alias, parting_name
+from vpccni.components.netlink_programmer.node_plan import HOST_VETH_SETTINGS
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import KernelRefused
 from vpccni.shared.messages.base import PodRef, Sandbox
 
 GONE: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO)
 THERE: Final = (errno.EEXIST,)
-HOST_VETH_SYSCTLS: Final = (("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0"))  # spec dataplane.md 2.4
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Wirer:
         """Bring the host end up and make the pod reachable: from here on its packets flow."""
         folder = host_sysctl if host_sysctl >= 0 else self._own_sysctl
         with effect("sysctl.host_veth"):
-            for name, value in HOST_VETH_SYSCTLS:
+            for name, value in HOST_VETH_SETTINGS:
                 _write_sysctl(folder, f"ipv6/conf/{pair.host_veth}/{name}", value)
         with effect("netlink.open_host_end"):
             self._host.send(

@@ -1,0 +1,91 @@
+"""What the kernel holds, as plain values: rules, routes, links, addresses, settings. The same values are wanted, seen and heard of.
+
+Prefixes are texts with their length ("10.0.0.5/32", a default route is "0.0.0.0/0"), links are told by their index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+DEFAULT: Final = "0.0.0.0/0"
+
+
+class Rule(NamedTuple):
+    """One policy rule. `foreign`: it has a selector or an action that no rule of ours has."""
+
+    priority: int
+    table: int
+    src: str = ""
+    dst: str = ""
+    fwmark: int = 0
+    fwmask: int = 0
+    foreign: bool = False
+
+
+class Route(NamedTuple):
+    """One unicast route. `ifindex` 0: several next hops. `protocol`, `scope` and `source` are needed to delete one, not to compare it."""
+
+    table: int
+    dst: str
+    ifindex: int
+    gateway: str = ""
+    metric: int = 0
+    scope: int = 0
+    protocol: int = 0
+    source: str = ""
+
+
+class Address(NamedTuple):
+    """One address of a link, with its length."""
+
+    ifindex: int
+    local: str
+
+
+class Link(NamedTuple):
+    """One link. `kind` is empty for a device of hardware."""
+
+    ifindex: int
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+    kind: str = ""
+
+
+class LinkState(NamedTuple):
+    """What a link of ours should be; `mtu` 0: as it is."""
+
+    ifindex: int
+    mtu: int
+    up: bool = True
+
+
+class Setting(NamedTuple):
+    """One file under /proc/sys/net and its value."""
+
+    path: str
+    value: str
+
+
+Fact = Rule | Route | Address | Link
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at the kernel. A rule that is there twice stands twice. `settings` is None when they were not looked at."""
+
+    rules: tuple[Rule, ...] = ()
+    routes: tuple[Route, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    links: dict[int, Link] = field(default_factory=dict)
+    settings: frozenset[Setting] | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One notification: the fact is there now (`added`, also for one that changed) or gone."""
+
+    added: bool
+    fact: Fact

@@ -1,0 +1,89 @@
+"""Looks at the kernel: one dump a kind, one a table of routes, settings on request. Run in a thread; its own socket each time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from vpccni.components.netlink_programmer import decode, rtnl
+from vpccni.components.netlink_programmer.facts import Address, Fact, Link, Route, Rule, Seen, Setting
+
+RTM_GETLINK: Final = 18
+RTM_GETADDR: Final = 22
+RTM_GETROUTE: Final = 26
+RTM_GETRULE: Final = 34
+IFLA_EXT_MASK: Final = 29
+SKIP_STATISTICS: Final = 8
+RTA_TABLE: Final = 15
+NO_SUCH_TABLE: Final = (errno.ENOENT,)
+PROC_SYS_NET: Final = "/proc/sys/net"
+
+
+def links() -> dict[int, Link]:
+    """Return all links by index."""
+    socket = _socket()
+    try:
+        return _links(socket)
+    finally:
+        socket.close()
+
+
+def look(tables: Iterable[int], *, setting_paths: Iterable[str] | None = None) -> Seen:
+    """Return rules, links, addresses and the routes of `tables`; the settings too when paths are given. Raises `KernelRefused`."""
+    socket = _socket()
+    try:
+        return Seen(
+            rules=tuple(one for one in _dump(socket, RTM_GETRULE, _rule_query()) if isinstance(one, Rule)),
+            routes=tuple(
+                one
+                for table in tables
+                for one in _dump(socket, RTM_GETROUTE, _routes_of(table))
+                if isinstance(one, Route)
+            ),
+            addresses=tuple(
+                one for one in _dump(socket, RTM_GETADDR, bytes([2, 0, 0, 0, 0, 0, 0, 0])) if isinstance(one, Address)
+            ),
+            links=_links(socket),
+            settings=None if setting_paths is None else frozenset(_settings(setting_paths)),
+        )
+    finally:
+        socket.close()
+
+
+def _socket() -> rtnl.RouteSocket:
+    socket = rtnl.RouteSocket()
+    socket.check_strictly()
+    return socket
+
+
+def _links(socket: rtnl.RouteSocket) -> dict[int, Link]:
+    body = rtnl.IFINFO.pack(0, 0, 0, 0, 0) + rtnl.attribute(IFLA_EXT_MASK, struct.pack("=I", SKIP_STATISTICS))
+    return {one.ifindex: one for one in _dump(socket, RTM_GETLINK, body) if isinstance(one, Link)}
+
+
+def _rule_query() -> bytes:
+    return bytes([decode.FAMILY_IPV4]) + bytes(11)
+
+
+def _routes_of(table: int) -> bytes:
+    return bytes([decode.FAMILY_IPV4]) + bytes(11) + rtnl.attribute(RTA_TABLE, struct.pack("=I", table))
+
+
+def _dump(socket: rtnl.RouteSocket, kind: int, body: bytes) -> list[Fact]:
+    answers = socket.dump(kind, body, on=f"netlink dump {kind}", none_if=NO_SUCH_TABLE)
+    return [fact for got, payload in answers if (fact := decode.decode(got, payload)) is not None]
+
+
+def _settings(paths: Iterable[str]) -> Iterable[Setting]:
+    for path in paths:
+        try:
+            descriptor = os.open(f"{PROC_SYS_NET}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # no IPv6 in this kernel, or the link has just gone: nothing to compare
+        try:
+            yield Setting(path, os.read(descriptor, 64).decode(errors="replace").strip())
+        finally:
+            os.close(descriptor)
