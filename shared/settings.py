@@ -29,7 +29,6 @@ UNSUPPORTED_BOOLS: Final = {
     "ENABLE_IPv6": False,
     "ENABLE_POD_ENI": False,
     "ENABLE_MULTI_NIC": False,
-    "ANNOTATE_POD_IP": False,
     "ENABLE_V6_EGRESS": False,
 }
 """Settings whose feature this release does not have: another value than the default stops the start, by name."""
@@ -54,6 +53,7 @@ class Settings:
     imds_only: bool = False  # ENABLE_IMDS_ONLY_MODE
     provisioning: bool = True  # not DISABLE_NETWORK_RESOURCE_PROVISIONING, and not IMDS-only
     manage_unschedulable: bool = False  # AWS_MANAGE_ENIS_NON_SCHEDULABLE
+    annotate_pod_ip: bool = False  # ANNOTATE_POD_IP
     network_policy_mode: str = ""  # NETWORK_POLICY_ENFORCING_MODE, lower case; "": no agent in the path
     cluster_name: str = ""  # CLUSTER_NAME
     node_name: str = ""  # MY_NODE_NAME
@@ -173,6 +173,7 @@ def read(raw: Mapping[str, str]) -> Reading:
         imds_only=(imds_only := reader.flag("ENABLE_IMDS_ONLY_MODE", False)),
         provisioning=not (reader.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING", False) or imds_only),
         manage_unschedulable=reader.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE", False, empty_is_unset=True),
+        annotate_pod_ip=reader.flag("ANNOTATE_POD_IP", False),
         network_policy_mode=_policy_mode(reader),
         cluster_name=reader.text("CLUSTER_NAME"),
         node_name=reader.text("MY_NODE_NAME"),

@@ -50,7 +50,7 @@ TABLE: Final = _rows("""
     POD_SECURITY_GROUP_ENFORCING_MODE | pod_sg_mode | how branch pods' traffic is judged
     ENABLE_MULTI_NIC | | use network cards above 0
     MANAGE_UNTAGGED_ENI | manage_untagged_eni | whether ENIs without our tag are used
-    ANNOTATE_POD_IP | | write each pod's address into its annotations
+    ANNOTATE_POD_IP | annotate_pod_ip | write each pod's address into its annotations
     NETWORK_POLICY_ENFORCING_MODE | network_policy_mode | network policy (empty: no agent in the path)
     CLUSTER_NAME | cluster_name | tags ENIs and narrows the leak sweep
     CLUSTER_ENDPOINT | | API server to use instead of the service address

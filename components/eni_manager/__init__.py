@@ -20,6 +20,7 @@ It never decides which pod gets which address and never touches the kernel. Read
     outlook     what the others are told
     remembered  what EC2 told last, for a start while it is silent
     startup     from nothing to the first complete look
+    annotations, annotator          pods' addresses in their annotations, where the operator wants them
     kube_facts, reports, reporter, node_count       Kubernetes: what it says of this node, and what it is told
     make_limits, make_model     what makes the generated files; never run on a node
 """

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from vpccni.components.eni_manager.annotations import POD_IPS
 from vpccni.shared.kube import ENI_CONFIGS, NODES, PODS, Change, Kube, Metadata, Watch, Wire
 from vpccni.shared.kube.objects import Key
 from vpccni.shared.loop import Timer
@@ -22,6 +23,8 @@ EXTERNAL_LABEL: Final = "vpc.amazonaws.com/externalEniConfig"  # spec ipam.md 16
 ENI_CONFIG_KEY: Final = "k8s.amazonaws.com/eniConfig"  # spec env.md 2
 ENI_CONFIG_DEFAULT: Final = "default"
 POD_ENI: Final = "vpc.amazonaws.com/pod-eni"  # spec ipam.md 19
+MIRROR: Final = "kubernetes.io/config.mirror"
+"""On the API's image of a static pod: the uid that the kubelet gives the runtime."""
 UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"  # spec ipam.md 21
 OVER: Final = frozenset({"Succeeded", "Failed"})
 TOGETHER_S: Final = 0.1
@@ -134,6 +137,8 @@ def pod_of(wire: PodWire) -> PodFact:
         namespace=meta.namespace,
         name=meta.name,
         pod_eni=meta.annotations.get(POD_ENI, ""),
+        pod_ips=meta.annotations.get(POD_IPS, ""),
+        static_uid=meta.annotations.get(MIRROR, ""),
         address="" if over else wire.status.podIP,
         terminating=over or bool(meta.deletion_timestamp),
     )
@@ -172,7 +177,7 @@ def eni_config_of(node: Node | None, configs: Mapping[str, EniConfig], keys: Eni
 
 
 class KubeFacts:
-    """See the module. `changed()` is called after each change of this node's object and of ENIConfigs."""
+    """See the module. `changed()` is called after each change of this node's object and of ENIConfigs, and after pods changed."""
 
     def __init__(self, process: Process, kube: Kube, *, changed: Callable[[], None]) -> None:
         self._process, self._changed = process, changed
@@ -251,3 +256,4 @@ class KubeFacts:
         if self.pods is not None:
             pods = sorted(self.pods.objects.values(), key=lambda pod: (pod.namespace, pod.name))
             self._process.publish(PodFacts(pods=pods))
+            self._changed()

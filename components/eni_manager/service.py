@@ -11,6 +11,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from vpccni.components.eni_manager.annotations import is_among
 from vpccni.components.eni_manager.changes import Changes, Tell
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import CloudEni, InstanceFacts, NewEni
@@ -145,6 +146,10 @@ class Manager:
         if config != self._state.custom:
             self._state.custom = config
             self._turn()
+
+    def has(self, address: str) -> bool:
+        """Tell whether a text is an address that an ENI of this node holds for pods."""
+        return is_among(address, (item for eni in self._state.picture.enis.values() for item in eni.all_items))
 
     # -- what the lifecycle tells
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from vpccni.components.eni_manager.annotator import Annotator
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.imds import Imds
@@ -51,6 +52,9 @@ class Service:
         self._facts = KubeFacts(process, self._kube, changed=self._facts_changed)
         self._reporter = Reporter(process, self._kube, self._facts)
         self._cloud = Cloud(process, on_denied=lambda api, sentence: self._reporter.denied(api))
+        self._annotator: Annotator | None = None
+        if process.settings.annotate_pod_ip:
+            self._annotator = Annotator(process, self._kube, self._facts, is_ours=self._is_ours)
         self._ec2: Ec2 | None = None
         process.gauge("awscni_ipamd_action_inprogress", lambda: float(self._manager is None), fn="nodeInit")
         process.handle(CapacityTarget, self._on_target)
@@ -137,7 +141,12 @@ class Service:
     def _tell(self, reason: str, sentence: str) -> None:
         self._reporter.report(Note(reason, sentence))
 
+    def _is_ours(self, address: str) -> bool:
+        return self._manager is not None and self._manager.has(address)
+
     def _facts_changed(self) -> None:
+        if self._annotator is not None:
+            self._annotator.look()
         node, manager = self._facts.node, self._manager
         if manager is None:
             return

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from vpccni.components.ip_allocator import audit, causes, warm_pool
+from vpccni.components.ip_allocator import audit, causes, outlook, warm_pool
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
 from vpccni.components.ip_allocator.blocks import Block
@@ -28,8 +28,6 @@ from vpccni.shared.loop import Timer
 from vpccni.shared.messages.allocation import (
     Assign,
     Assigned,
-    LedgerEntry,
-    LedgerState,
     NoCapacity,
     PoolState,
     Release,
@@ -49,6 +47,8 @@ DEMAND_LASTS_S: Final = 2.0
 """A sandbox that got nothing counts as demand this long after its last try."""
 POOL_STATE_AFTER_S: Final = 0.1
 LEDGER_STATE_AFTER_S: Final = 2.0
+ANNOTATED_AFTER_S: Final = 0.1
+"""With ANNOTATE_POD_IP somebody waits for the news of an assignment."""
 TARGET_AFTER_S: Final = 0.02
 TARGET_TIMEOUT_S: Final = 2.0
 RESEND_TARGET_S: Final = 30.0
@@ -61,6 +61,7 @@ class AllocatorService:
         self._process, self._checkpoint = process, checkpoint
         self._clock = process.loop.clock
         self._period_s = float(process.settings.ip_cooldown_s)
+        self._tell_after_s = ANNOTATED_AFTER_S if process.settings.annotate_pod_ip else LEDGER_STATE_AFTER_S
         self._ledger = Ledger()
         self._inventory: Inventory | None = None
         self._usable: UsableEnis | None = None
@@ -94,6 +95,7 @@ class AllocatorService:
         process.count("awscni_no_available_ip_addresses", 0)
         self._save(self._ledger)
         self._publish_pool()
+        self._publish_ledger()
         process.serving()
 
     # -- requests
@@ -231,6 +233,7 @@ class AllocatorService:
         unclaimed = frozenset(wirings.unclaimed) - self._ledger.holders.keys()
         if self._rebuild or unclaimed != self._unclaimed:
             self._rebuild, self._unclaimed = False, unclaimed
+            self._after("ledger state", self._tell_after_s, self._publish_ledger)
             self._tell_unclaimed()
             self._rebuild_pool()
 
@@ -364,7 +367,7 @@ class AllocatorService:
                 self._put_in_force(undo)
                 raise
         self._after("pool state", POOL_STATE_AFTER_S, self._publish_pool)
-        self._after("ledger state", LEDGER_STATE_AFTER_S, self._publish_ledger)
+        self._after("ledger state", self._tell_after_s, self._publish_ledger)
         self._plan_soon()
 
     def _put_in_force(self, change: Change) -> Change:
@@ -419,8 +422,5 @@ class AllocatorService:
         )
 
     def _publish_ledger(self) -> None:
-        entries = [
-            LedgerEntry(holding.address, holding.eni_id, holding.sandbox, holding.pod, holding.assigned_at_ns)
-            for holding in self._ledger.held.values()
-        ]
-        self._process.publish(LedgerState(entries=entries, fenced=sorted(self._ledger.fenced)))
+        if not self._rebuild:  # an empty ledger whose pods are still to be found would read as their release
+            self._process.publish(outlook.ledger_state(self._ledger))

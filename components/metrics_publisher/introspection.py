@@ -132,7 +132,7 @@ def ipamd_settings(settings: Settings) -> Json:
     return {
         "WARM_IP_TARGET": settings.warm_ip_target,
         "WARM_ENI_TARGET": settings.warm_eni_target,
-        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": False,  # not in this release: settings refuse it
-        "AWS_MANAGE_ENIS_NON_SCHEDULABLE": False,  # not in this release: settings refuse it
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": settings.custom_networking,
+        "AWS_MANAGE_ENIS_NON_SCHEDULABLE": settings.manage_unschedulable,
         "ENABLE_SUBNET_DISCOVERY": settings.subnet_discovery,
     }

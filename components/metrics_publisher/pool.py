@@ -49,7 +49,8 @@ def pool_gauges(picture: Picture) -> dict[Series, float]:
     told = (
         picture.pool if picture.ledger is None else None
     )  # its count leaves out pods on addresses that new ones may not use
-    assigned = sum(map(is_assigned, entries)) if told is None else told.assigned
+    omitted = picture.ledger.omitted if picture.ledger is not None else 0
+    assigned = sum(map(is_assigned, entries)) + omitted if told is None else told.assigned
     scalars = {
         "awscni_eni_max": eni_max,
         "awscni_ip_max": eni_max * slots,

@@ -100,6 +100,8 @@ class Store:
                     "Conflict",
                     f'Operation cannot be fulfilled on {resource.plural} "{name}": the object has been modified',
                 )
+            if after.get("metadata", {}).get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
+                raise ApiError(422, "Invalid", f'{resource.kind} "{name}" is invalid: metadata.uid: field is immutable')
             after = _merge_parts(before, after, subresource)
             if _same(before, after):
                 return copy.deepcopy(before)

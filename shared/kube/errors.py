@@ -9,6 +9,7 @@ from vpccni.shared.errors import VpccniError
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 GONE: Final = 410
+INVALID: Final = 422
 TOO_MANY: Final = 429
 
 

@@ -129,12 +129,16 @@ class NodeFacts(Message, frozen=True, kw_only=True, tag="inventory.node_facts"):
 
 
 class PodFact(msgspec.Struct, frozen=True):
-    """One pod of this node. `pod_eni`: the text of annotation vpc.amazonaws.com/pod-eni, empty without a branch ENI."""
+    """One pod of this node. `pod_eni`: the text of annotation vpc.amazonaws.com/pod-eni, empty without a branch ENI; `pod_ips`: that of
+    vpc.amazonaws.com/pod-ips. `static_uid`: of a pod that the kubelet reads from a file, the uid under which the runtime knows it.
+    """
 
     uid: str
     namespace: str
     name: str
     pod_eni: str = ""
+    pod_ips: str = ""
+    static_uid: str = ""
     address: str = ""
     terminating: bool = False
 

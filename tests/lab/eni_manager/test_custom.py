@@ -11,6 +11,7 @@ from tests.lab.eni_manager.test_subnets import subnet_id
 from tests.lab.eni_manager.test_upkeep import groups_of, rows
 
 CONFIGS = "/apis/crd.k8s.amazonaws.com/v1alpha1/eniconfigs"
+CNI_NODES = "/apis/vpcresources.k8s.aws/v1alpha1/cninodes"
 LABEL = "k8s.amazonaws.com/eniConfig"
 
 
@@ -76,6 +77,20 @@ def test_a_missing_config_is_the_cause_until_it_is_there(custom: Manager) -> Non
     assert "zone-a" in told.growth.detail
     write_config(custom, "other", "pods-a")
     custom.wait(lambda one: len(addresses(one)) == 5 and not one.growth.cause, within_s=10)
+
+
+@pytest.mark.spec("ipam.19")
+def test_custom_networking_alone_leaves_the_cninode_alone(custom: Manager) -> None:
+    features = [{"name": "SecurityGroupsForPods"}]
+    made = custom.lab.kube("POST", CNI_NODES, {"metadata": {"name": custom.node.name}, "spec": {"features": features}})
+    custom.restart()
+    custom.wish(9)
+    custom.wait(lambda one: len(addresses(one)) == 9)
+    assert custom.lab.kube("GET", f"{CNI_NODES}/{custom.node.name}") == made
+    custom.lab.kube("DELETE", f"{CNI_NODES}/{custom.node.name}")
+    custom.restart()
+    custom.wait(lambda one: len(addresses(one)) == 9)
+    assert custom.lab.kube("GET", CNI_NODES)["items"] == []
 
 
 @pytest.mark.spec("ipam.W36")

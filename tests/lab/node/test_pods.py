@@ -13,6 +13,7 @@ from vpccni.lab.runtime import CniError
 from vpccni.lab.runtime import Sandbox as LabSandbox
 
 PREVIOUS_MISSING = "10.0.96.250"
+FAILS_FAST_S = 2.0
 
 
 @pytest.mark.spec("dataplane.13.1", "dataplane.4.5")
@@ -163,8 +164,15 @@ def test_disk_full_fails_the_add_gives_nothing_out_and_lets_deletions_pass(node:
 
 def test_an_empty_pool_says_the_cause_with_numbers_and_fails_fast(node: Any) -> None:
     pods = [node.add(f"many-{number}").name for number in range(27 - len(addresses_in_use(node)))]
+    begin = time.monotonic()
     with pytest.raises(CniError) as caught:
         node.add("one-too-many")
+    assert time.monotonic() - begin < FAILS_FAST_S
+    time.sleep(0.3)  # the programmer hears of the full pool
+    conf = node.node.runtime().conflist()
+    status = {**conf["plugins"][0], "name": conf["name"], "cniVersion": "1.1.0"}
+    env = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/opt/cni/bin"}
+    node.node.exec(["/opt/cni/bin/aws-cni"], env=env, input=json.dumps(status))  # full is not broken
     assert caught.value.code == 11
     assert "ENI_LIMIT" in str(caught.value.details)
     assert "27 addresses" in str(caught.value.details)

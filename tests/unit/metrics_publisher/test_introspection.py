@@ -67,7 +67,33 @@ def test_settings_are_shown_parsed() -> None:
         "AWS_VPC_CNI_NODE_PORT_SUPPORT": True,
         "AWS_VPC_K8S_CNI_RANDOMIZESNAT": 2,
     }
-    assert len(json.loads(answer("/v1/ipamd-env-settings", Picture(), SETTINGS))) == 5
+
+
+@pytest.mark.spec("operations.3.5")
+def test_the_pools_settings_are_those_of_the_process() -> None:
+    settings = read(
+        {
+            "WARM_IP_TARGET": "5",
+            "WARM_ENI_TARGET": "2",
+            "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true",
+            "AWS_MANAGE_ENIS_NON_SCHEDULABLE": "true",
+            "ENABLE_SUBNET_DISCOVERY": "false",
+        }
+    ).settings
+    assert json.loads(answer("/v1/ipamd-env-settings", Picture(), settings)) == {
+        "WARM_IP_TARGET": 5,
+        "WARM_ENI_TARGET": 2,
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": True,
+        "AWS_MANAGE_ENIS_NON_SCHEDULABLE": True,
+        "ENABLE_SUBNET_DISCOVERY": False,
+    }
+    assert json.loads(answer("/v1/ipamd-env-settings", Picture(), SETTINGS)) == {
+        "WARM_IP_TARGET": 0,
+        "WARM_ENI_TARGET": 1,
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": False,
+        "AWS_MANAGE_ENIS_NON_SCHEDULABLE": False,
+        "ENABLE_SUBNET_DISCOVERY": True,
+    }
 
 
 @pytest.mark.spec("operations.3.2")

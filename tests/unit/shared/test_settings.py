@@ -22,6 +22,8 @@ from vpccni.shared.settings_file import KNOWN, unknown_names
         ("WARM_ENI_TARGET", " 2", "warm_eni_target", 1),
         ("WARM_IP_TARGET", "", "warm_ip_target", 0),
         ("MAX_ENI", "0", "max_eni", 0),
+        ("ANNOTATE_POD_IP", "true", "annotate_pod_ip", True),
+        ("ANNOTATE_POD_IP", "", "annotate_pod_ip", False),
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "yes", "external_snat", False),
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "T", "external_snat", True),
         ("AWS_VPC_K8S_CNI_CONNMARK", "0x100", "connmark", 0x100),
