@@ -1,4 +1,4 @@
-"""The commands an operator gives on a node: status, log-level, trace. They ask the processes over the bus, with short deadlines."""
+"""The commands an operator gives on a node: status, log-level, trace, plan, why. They ask the processes over the bus, with short deadlines."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"{answer}\n")
             return 1
         return 0
+    if arguments.command in ("plan", "why"):
+        from vpccni.shared import network_cli  # the two that read one process's long answer
+
+        run = network_cli.plan if arguments.command == "plan" else network_cli.why
+        return run(
+            arguments, lambda ask: ask_all(arguments.run_dir, [names.NETLINK_PROGRAMMER], ask)[names.NETLINK_PROGRAMMER]
+        )
     return _trace(arguments.run_dir, arguments.trace_id)
 
 
@@ -116,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     trace = commands.add_parser("trace", help="what all processes remember of one trace")
     trace.add_argument("trace_id")
+    plan = commands.add_parser("plan", help="what the programmer would change in this node's kernel now, and why")
+    plan.add_argument("--json", action="store_true")
+    why = commands.add_parser(
+        "why", help="one pod's whole network: address, ENI, rules, chains, what is missing or foreign"
+    )
+    why.add_argument("pod", metavar="[NAMESPACE/]POD")
+    why.add_argument("--json", action="store_true")
     return parser
 
 

@@ -3,5 +3,5 @@
 Never decides addresses and never calls AWS or Kubernetes. Core: `request`, `naming`, `facts`, `decode`, `node_plan`, `firewall`.
 Adapters: `frontdoor` (the plugin's socket), `rtnl` and `templates` (netlink messages), `observe`, `hearing` and `apply` (looks,
 notifications and steps of a repair), `kernel` (a start's survey, CHECK), `iptables`, `spool`. `wiring` does the steps of an ADD and
-DEL, `repair` keeps the kernel as it is wanted; `service` joins all.
+DEL, `repair` keeps the kernel as it is wanted, `explain` and `story` tell about it; `service` joins all.
 """

@@ -25,6 +25,11 @@ class Applier:
         self._socket = socket
         self._sysctl = sysctl
 
+    def close(self) -> None:
+        """Give back the socket and the descriptor."""
+        self._socket.close()
+        os.close(self._sysctl)
+
     def carry_out(self, step: Step) -> None:
         """Do one step. Raises `KernelRefused` naming what was refused."""
         with effect(f"netlink.repair_{KIND[type(step.what)]}"):

@@ -5,12 +5,13 @@ Wakes on a new inventory and every `LOOK_AGAIN_S`; one pass at a time. A pass th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from vpccni.components.netlink_programmer import iptables
-from vpccni.components.netlink_programmer.firewall import FirewallFacts, wanted
+from vpccni.components.netlink_programmer.facts import Link
+from vpccni.components.netlink_programmer.firewall import FirewallFacts, Table, wanted
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE, route_table
 from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWant, Situation, link_by_mac
 from vpccni.components.netlink_programmer.repair import Outcome, Repairer
@@ -116,19 +117,8 @@ class EniKeeper:
 
     async def _base(self, inventory: Inventory, outcome: Outcome) -> bool:
         """Bring the firewall to what is wanted, with the primary link right; return whether that failed."""
-        settings = self._process.settings
         try:
-            facts = FirewallFacts(
-                tuple(inventory.vpc_cidrs),
-                settings.exclude_snat_cidrs,
-                inventory.primary_address,
-                _primary_link(inventory, outcome),
-                settings.veth_prefix,
-                settings.connmark,
-                settings.external_snat,
-                settings.node_port_support,
-                settings.randomize_snat,
-            )
+            facts = self._firewall_facts(inventory, _primary_link(inventory, outcome))
             changed = await self._make_firewall_right(facts)
         except VpccniError as error:
             self._process.degraded("node", str(error))
@@ -141,6 +131,30 @@ class EniKeeper:
         self._note_init(success=True)
         self.ready = True
         return False
+
+    def _firewall_facts(self, inventory: Inventory, link: str) -> FirewallFacts:
+        settings = self._process.settings
+        return FirewallFacts(
+            tuple(inventory.vpc_cidrs),
+            settings.exclude_snat_cidrs,
+            inventory.primary_address,
+            link,
+            settings.veth_prefix,
+            settings.connmark,
+            settings.external_snat,
+            settings.node_port_support,
+            settings.randomize_snat,
+        )
+
+    async def firewall_outlook(self, links: Mapping[int, Link]) -> list[tuple[Table, str]]:
+        """Return our part of each table and what would be restored to bring it about ("": nothing); none before the first inventory."""
+        inventory = self._inventory
+        primary = None if inventory is None else link_by_mac(links, inventory.primary_mac)
+        if inventory is None or primary is None:
+            return []
+        tables = wanted(self._firewall_facts(inventory, primary.name))
+        texts = await self._process.loop.in_thread(iptables.outlook, tables)
+        return list(zip(tables, texts, strict=True))
 
     async def _make_firewall_right(self, facts: FirewallFacts) -> int:
         try:

@@ -22,6 +22,13 @@ class Rule(NamedTuple):
     fwmask: int = 0
     foreign: bool = False
 
+    def __str__(self) -> str:
+        words = [f"rule {self.priority}:"]
+        words += [f"from {self.src}"] * bool(self.src) + [f"to {self.dst}"] * bool(self.dst)
+        words += [f"fwmark {self.fwmark:#x}/{self.fwmask:#x}"] * bool(self.fwmark)
+        words += ["and more"] * self.foreign
+        return " ".join([*words, f"lookup {self.table}"])
+
 
 class Route(NamedTuple):
     """One unicast route. `ifindex` 0: several next hops. `protocol`, `scope` and `source` are needed to delete one, not to compare it."""
@@ -35,12 +42,19 @@ class Route(NamedTuple):
     protocol: int = 0
     source: str = ""
 
+    def __str__(self) -> str:
+        words = [f"route {self.dst}"] + [f"via {self.gateway}"] * bool(self.gateway) + [f"dev {self.ifindex}"]
+        return " ".join([*words, *[f"metric {self.metric}"] * bool(self.metric), f"table {self.table}"])
+
 
 class Address(NamedTuple):
     """One address of a link, with its length."""
 
     ifindex: int
     local: str
+
+    def __str__(self) -> str:
+        return f"address {self.local} dev {self.ifindex}"
 
 
 class Link(NamedTuple):
@@ -61,12 +75,18 @@ class LinkState(NamedTuple):
     mtu: int
     up: bool = True
 
+    def __str__(self) -> str:
+        return f"link {self.ifindex} {'up' if self.up else 'down'}" + (f" mtu {self.mtu}" if self.mtu else "")
+
 
 class Setting(NamedTuple):
     """One file under /proc/sys/net and its value."""
 
     path: str
     value: str
+
+    def __str__(self) -> str:
+        return f"net/{self.path} = {self.value}"
 
 
 Fact = Rule | Route | Address | Link

@@ -25,6 +25,11 @@ def make_right(tables: tuple[Table, ...]) -> int:
     return changed
 
 
+def outlook(tables: tuple[Table, ...]) -> list[str]:
+    """Return, a table, what `make_right` would restore now, "" for one that is right. Raises `KernelRefused`."""
+    return [plan(table, _run(["iptables-save", "-t", table.name], "")) for table in tables]
+
+
 def _run(argv: list[str], text: str) -> str:
     try:
         done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=COMMAND_WITHIN_S, check=False)

@@ -14,15 +14,17 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from vpccni.components.netlink_programmer import kernel, plugin_log, rtnl
+from vpccni.components.netlink_programmer import kernel, plugin_log, rtnl, standing
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.enis import EniKeeper
+from vpccni.components.netlink_programmer.explain import Explainer
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
 from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias
 from vpccni.components.netlink_programmer.node_plan import PodWant
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
+from vpccni.components.netlink_programmer.story import pod_want
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
 from vpccni.shared.errors import BusError, CniFailure
@@ -43,7 +45,6 @@ DETACH_WITHIN_S: Final = 5.0
 WIRINGS_AFTER_S: Final = 0.5
 BURY_AFTER_S: Final = 0.2
 SPOOL_AGAIN_S: Final = 5.0
-STALE_POOL_S: Final = 10.0  # two heartbeats, design 5
 
 
 class ProgrammerService:
@@ -62,6 +63,7 @@ class ProgrammerService:
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
         self._enis = EniKeeper(process, self._pods)
+        self._explainer = Explainer(process, self._enis, lambda: self._wired, lambda: self._ledger)
         self._spool = Spool(process.run_dir / SPOOL)
 
     def start(self) -> None:
@@ -169,12 +171,14 @@ class ProgrammerService:
         try:
             wired = await self._adder.add(request, frame, deadline=deadline, trace=trace)
         except Exception as error:
+            self._explainer.note(request.pod, f"not added: {error}", trace)
             future.fail(error)
             raise
         finally:
             del self._adding[sandbox]
         self._wired[sandbox] = wired
         self._wirings_soon()
+        self._explainer.note(request.pod, f"added: {wired.address} on {wired.host_veth}", trace)
         future.set(wired)
         return wired
 
@@ -201,6 +205,7 @@ class ProgrammerService:
         self._take_down(request)
         if not await self._release(request.sandbox, trace=trace):
             self._spool.put(env, stdin)
+        self._explainer.note(request.pod, f"deleted: sandbox {request.sandbox}", trace)
         self._process.log.info("pod deleted", trace=trace, sandbox=str(request.sandbox), pod=str(request.pod))
 
     def _take_down(self, request: CniRequest) -> None:
@@ -287,48 +292,11 @@ class ProgrammerService:
 
     def _check(self, request: CniRequest, frame: Frame) -> None:
         wired = self._wired.get(request.sandbox)
-        if wired is None or not self._is_live(wired):
-            raise CniFailure(
-                "check: the pod's interface is not there",
-                cni_code=cni.CODE_OWN,
-                on=str(request.sandbox),
-                remedy="Delete the pod; it is created anew",
-            )
-        descriptor = frame.take(NETLINK)
-        trouble = kernel.check_pod(descriptor, wired, ifname=request.sandbox.ifname)
-        if trouble:
-            raise CniFailure(
-                "check: the pod's network is not as it was set up",
-                cni_code=cni.CODE_OWN,
-                on=str(request.pod),
-                why="; ".join(trouble),
-                remedy="Delete the pod; it is created anew",
-            )
+        standing.check(wired if wired is not None and self._is_live(wired) else None, request, frame.take(NETLINK))
 
     def _status(self) -> None:
         age = self._process.loop.clock() - self._allocator.last_heard
-        pool = self._pool
-        if pool is None or age > STALE_POOL_S:
-            raise CniFailure(
-                "not ready",
-                cni_code=cni.CODE_NOT_READY,
-                why="the address allocator is silent",
-                remedy="See `vpccni status`",
-            )
-        if not pool.ready:
-            raise CniFailure(
-                "not ready",
-                cni_code=cni.CODE_NOT_READY,
-                why=f"{pool.cause}: {pool.detail}",
-                remedy="See docs/errors.md",
-            )
-        if not self._enis.ready:
-            raise CniFailure(
-                "not ready",
-                cni_code=cni.CODE_NOT_READY,
-                why="the node's rules are not in place yet",
-                remedy="See `vpccni status`",
-            )
+        standing.status(self._pool, silent_s=age, node_ready=self._enis.ready)
 
     async def _collect(self, request: CniRequest, *, trace: str) -> None:
         listed = request.config.get("cni.dev/valid-attachments") or request.config.get("cni.dev/attachments") or []
@@ -386,9 +354,7 @@ class ProgrammerService:
     def _pods(self) -> tuple[PodWant, ...]:
         """Return what the kernel should hold for each pod whose wiring is complete and not being changed."""
         return tuple(
-            PodWant(f"pod {one.pod}", one.address, one.table, one.ifindex, one.host_veth)
-            for sandbox, one in self._wired.items()
-            if one.address and sandbox not in self._adding
+            pod_want(one) for sandbox, one in self._wired.items() if one.address and sandbox not in self._adding
         )
 
     def _wirings_soon(self) -> None:

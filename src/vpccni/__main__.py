@@ -4,6 +4,8 @@ vpccni lab up|down|status|pod|exec|kill|...     a VPC on this machine
 vpccni status [--json]                          what each process of this node says of itself
 vpccni log-level PROCESS LEVEL [--for 10m]      change a level at run time
 vpccni trace ID                                 what all processes remember of one trace
+vpccni plan [--json]                            what would be changed in the node's kernel now, and why
+vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start                               prepare the node once, before the processes
 vpccni NAME                                     run one component (eni_manager, ip_allocator, ...)
