@@ -95,6 +95,7 @@ class RouteSocket:
 
     def dump(self, kind: int, body: bytes, *, on: str, none_if: Collection[int] = ()) -> list[tuple[int, bytes]]:
         """Return (kind, payload) of all objects of a kind; nothing for an error in `none_if`. One interrupted by a change is taken anew."""
+        found: list[tuple[int, bytes]] = []
         for _ in range(DUMP_TRIES):
             found, whole = self._dump_once(kind, body, on=on, none_if=none_if)
             if whole:
