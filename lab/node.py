@@ -126,7 +126,8 @@ class Node(Executor):
         """Return the supervisor's process id, None if it does not run."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.folder / "supervisord.pid").read_text())
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for a moment while the kernel still loads the program
+            # Empty for a moment, while the kernel still loads the program.
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
             if cleanup.is_alive(pid) and (not arguments or b"supervisor" in arguments):
                 return pid
         return None
