@@ -1,0 +1,199 @@
+"""A real containerd in a lab node: Debian's own package, unpacked and not installed, and crictl built from its Go module."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vpccni.lab.api import Lab
+from vpccni.lab.node import Node
+
+CACHE = Path(__file__).parents[2] / "build" / "e2e"
+PACKAGES = ("containerd", "runc", "libseccomp2")
+CRICTL = "sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0"
+IMAGE = "localhost/pause:1"
+RUN = "/run/containerd-test"
+"""In the node's own mount namespace."""
+READY_WITHIN_S = 30.0
+PAUSE = """#include <signal.h>
+#include <unistd.h>
+static void end(int signal) { (void)signal; _exit(0); }
+int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }
+"""
+CONFIG = f"""version = 2
+root = "{RUN}/root"
+state = "{RUN}/state"
+[grpc]
+  address = "{RUN}/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{IMAGE}"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+"""
+
+
+def unpacked() -> Path:
+    """Return the folder of the unpacked packages; they are fetched once."""
+    root = CACHE / "root"
+    if not (root / "usr/bin/containerd").exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=CACHE, check=True, timeout=300)
+        for package in CACHE.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, timeout=60)
+    return root
+
+
+def crictl() -> Path:
+    """Return crictl, built once."""
+    if shutil.which("go") is None:
+        pytest.skip("crictl is built from its Go module: Go is not there")
+    program = CACHE / "bin" / "crictl"
+    if not program.exists():
+        env = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
+        subprocess.run(["go", "install", CRICTL], env=env, check=True, timeout=900)
+    return program
+
+
+def pause_image(folder: Path) -> Path:
+    """Make an image of one static program, as `docker save` would write it."""
+    (folder / "pause.c").write_text(PAUSE)
+    subprocess.run(["gcc", "-static", "-Os", "-s", "-o", folder / "pause", folder / "pause.c"], check=True, timeout=60)
+    layer = _tar({"pause": (folder / "pause").read_bytes()}, mode=0o755)
+    digest = hashlib.sha256(layer).hexdigest()
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": ["/pause"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": name, "RepoTags": [IMAGE], "Layers": [f"{digest}/layer.tar"]}]).encode()
+    image = folder / "pause.tar"
+    image.write_bytes(_tar({name: config, f"{digest}/layer.tar": layer, "manifest.json": manifest}))
+    return image
+
+
+def _tar(files: dict[str, bytes], *, mode: int = 0o644) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+class Containerd:
+    """containerd in a node, asked through the CRI."""
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        self.node = node
+        self._folder, self._crictl = folder, crictl()
+        root = unpacked()
+        self._env = {
+            **node.env,
+            "PATH": f"{root}/usr/bin:{root}/usr/sbin:{node.env['PATH']}",
+            "LD_LIBRARY_PATH": f"{root}/usr/lib/x86_64-linux-gnu",
+        }
+        self._attempts: dict[str, int] = {}
+        node.exec(["mkdir", "-p", RUN])
+        (folder / "config.toml").write_text(CONFIG)
+        self.start()
+        socket = ["ctr", "-a", f"{RUN}/containerd.sock", "-n", "k8s.io"]
+        self._run([*socket, "images", "import", str(pause_image(folder))])
+
+    def start(self) -> None:
+        self._log = open(self._folder / "containerd.log", "ab")  # noqa: SIM115  closed in `stop`
+        self.process = self.node.popen(
+            ["containerd", "-c", str(self._folder / "config.toml")],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log.fileno(),
+            stderr=self._log.fileno(),
+        )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while self._cri("version", check=False).returncode != 0:
+            assert time.monotonic() < deadline, f"containerd does not answer; see {self._log.name}"
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End containerd; the pods live on, as they do through an upgrade."""
+        self.process.terminate()
+        self.process.wait(20)
+        self._log.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def run_pod(self, name: str) -> str:
+        """Create a sandbox of the pod, the next one of that name; return its id."""
+        self._attempts[name] = self._attempts.get(name, 0) + 1
+        metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}", "attempt": self._attempts[name]}
+        file = self._folder / f"{name}.json"
+        file.write_text(json.dumps({"metadata": metadata, "log_directory": "/tmp", "linux": {}}))
+        return str(self._cri("runp", str(file)).stdout).strip()
+
+    def stop_pod(self, sandbox: str) -> None:
+        self._cri("stopp", sandbox)
+
+    def remove_pod(self, sandbox: str) -> None:
+        self._cri("rmp", "-f", sandbox)
+
+    def remove_all(self) -> None:
+        self._cri("rmp", "-f", "-a", check=False)
+
+    def inspect(self, sandbox: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._cri("inspectp", sandbox).stdout)
+        return found
+
+    def address(self, sandbox: str) -> str:
+        return str(self.inspect(sandbox)["status"]["network"]["ip"])
+
+    def in_pod(self, sandbox: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the machine in the sandbox's network namespace."""
+        namespaces = self.inspect(sandbox)["info"]["runtimeSpec"]["linux"]["namespaces"]
+        [path] = [one["path"] for one in namespaces if one["type"] == "network"]
+        return self.node.exec(["nsenter", f"--net={path}", *argv], check=False)
+
+    def _cri(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._run(
+            [str(self._crictl), "-r", f"unix://{RUN}/containerd.sock", "-t", "40s", *arguments], check=check
+        )
+
+    def _run(self, argv: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        program = self.node.popen(argv, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, error = program.communicate(timeout=60)
+        assert not check or program.returncode == 0, f"{' '.join(argv[-3:])}: {error[-1500:]}"
+        return subprocess.CompletedProcess(argv, program.returncode, out, error)
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+    folder = tmp_path_factory.mktemp("containerd")
+    crictl()
+    unpacked()
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab.up(f"e{os.getpid()}", nodes=1, env={"IP_COOLDOWN_PERIOD": "0"}))
+        runtime = Containerd(lab.nodes[0], folder)
+        try:
+            yield runtime
+        finally:
+            runtime.remove_all()
+            runtime.stop()
