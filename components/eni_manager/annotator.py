@@ -62,6 +62,8 @@ class Annotator:
                     if not await self._write(annotation):
                         await self._process.loop.sleep(AGAIN.pause_s(self._failures, random.random()))
                         break
+            self._failures = 0  # also where what could not be written is no longer due
+            self._process.healthy("annotations")
         finally:
             self._busy = False
 
@@ -89,5 +91,4 @@ class Annotator:
                 self._process.log.warning("annotation refused", pod=at, error=str(error))
         self._written[annotation.uid] = annotation.address
         self._failures = 0
-        self._process.healthy("annotations")
         return True

@@ -26,6 +26,7 @@ POD_ENI: Final = "vpc.amazonaws.com/pod-eni"  # spec ipam.md 19
 MIRROR: Final = "kubernetes.io/config.mirror"
 """On the API's image of a static pod: the uid that the kubelet gives the runtime."""
 UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"  # spec ipam.md 21
+NOT_KNOWN_YET: Final = "Node and ENIConfigs are not known yet: the Kubernetes API has not answered"
 OVER: Final = frozenset({"Succeeded", "Failed"})
 TOGETHER_S: Final = 0.1
 """Pods that change within this time are published in one message: a burst of 250 pods changes each of them three times."""
@@ -215,7 +216,7 @@ class KubeFacts:
     def eni_config(self) -> EniConfig | str:
         """Return the ENIConfig that applies to this node, or why there is none; with custom networking only."""
         if self.configs is None or not self.configs.synced or self.nodes is None or not self.nodes.synced:
-            return "Node and ENIConfigs are not known yet: the Kubernetes API has not answered"
+            return NOT_KNOWN_YET
         if not self.configs.installed:
             return "The kind ENIConfig is not installed in this cluster. Install the chart's CRDs"
         return eni_config_of(self.node, {config.name: config for config in self.configs.objects.values()}, self._keys)

@@ -7,6 +7,7 @@ from typing import Final
 
 from vpccni.components.eni_manager.hindrance import ENI_LIMIT, Hindrance
 from vpccni.components.eni_manager.inventory import Picture
+from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET
 from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, Plan
 from vpccni.components.eni_manager.state import State
@@ -25,14 +26,17 @@ RESTRAINTS: Final = {
 
 
 def growth_of(hindrance: Hindrance, plan: Plan, state: State, *, now: float) -> Growth:
-    """Return what keeps the pool from growing; the obstacle that ends first is told first."""
+    """Return what keeps the pool from growing; the obstacle that ends first is told first.
+
+    What has no end (`until` 0) lasts until an operator acts; that the API has not answered yet may end at any moment (`now`).
+    """
     subnets = state.subnets
     if hindrance.cause:
         return hindrance.growth()
     if plan.restraint:
         return Growth(plan.restraint, RESTRAINTS[plan.restraint], 0.0)
     if plan.held_back and isinstance(state.custom, str):
-        return Growth(NO_ENI_CONFIG, state.custom, 0.0)
+        return Growth(NO_ENI_CONFIG, state.custom, now if state.custom == NOT_KNOWN_YET else 0.0)
     if plan.held_back and not state.candidates():
         return Growth(NO_SUBNET, NO_SUBNET_ADVICE, 0.0)
     full = subnets.obstacle(now=now) if plan.held_back else None

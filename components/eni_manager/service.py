@@ -21,7 +21,7 @@ from vpccni.components.eni_manager.hindrance import (
 from vpccni.components.eni_manager.imds import Imds
 from vpccni.components.eni_manager.inventory import held_eni
 from vpccni.components.eni_manager.journal import Journal
-from vpccni.components.eni_manager.kube_facts import EniConfig
+from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET, EniConfig
 from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
@@ -76,7 +76,7 @@ class Manager:
             limits,
             Subnets(instance.subnet_id, settings.cluster_name, settings.subnet_discovery),
             by_prefix=settings.prefix_delegation and limits.prefixes,
-            custom="The ENIConfigs are not known yet" if settings.custom_networking else None,
+            custom=NOT_KNOWN_YET if settings.custom_networking else None,
         )
         journal = Journal(process.run_dir / "eni_manager.journal")
         self._life = Lifecycle(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import NodeUnderTest
+from tests.lab.node.conftest import NodeUnderTest
 
 from vpccni.lab.api import Lab
 from vpccni.lab.pod import Pod
@@ -108,6 +108,24 @@ def test_with_the_api_away_pods_come_and_go_at_once_and_the_latest_is_written_wh
     assert "annotations" not in reasons(annotating)
     for pod in ("stays", "left"):
         lab.delete_pod(pod)
+
+
+def test_what_could_not_be_written_and_is_no_longer_due_is_no_trouble_any_more(annotating: NodeUnderTest) -> None:
+    pod = annotating.lab.make_pod(annotating.node.name, "lost")
+    annotating.lab.kube_fault(503, f"{PODS}/lost")
+    try:
+        wire(annotating, pod)
+        deadline = time.monotonic() + 10
+        while "annotations" not in reasons(annotating):
+            assert time.monotonic() < deadline, reasons(annotating)
+            time.sleep(0.1)
+        unwire(annotating, pod)
+        while "annotations" in reasons(annotating):
+            assert time.monotonic() < deadline, reasons(annotating)
+            time.sleep(0.1)
+    finally:
+        annotating.lab.kube_fault(None)
+    annotating.lab.delete_pod("lost")
 
 
 def test_what_changes_while_the_writer_is_dead_is_written_when_it_is_back(annotating: NodeUnderTest) -> None:

@@ -11,7 +11,7 @@ from tests.unit.eni_manager.test_subnets import picture, subnet
 from vpccni.components.eni_manager.facts import TAG_NO_MANAGE
 from vpccni.components.eni_manager.hindrance import Hindrance
 from vpccni.components.eni_manager.inventory import look
-from vpccni.components.eni_manager.kube_facts import EniConfig
+from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET, EniConfig
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.outlook import card_limits, growth_of
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, AssignTo, Plan, UnassignFrom, restrained
@@ -51,6 +51,14 @@ def test_causes_in_their_order() -> None:
     assert growth(Plan(short=2)).cause == "ENI_LIMIT"
     no_config = growth(Plan(held_back=3), custom="No ENIConfig 'a' for this node")
     assert (no_config.cause, no_config.detail) == ("NO_ENI_CONFIG", "No ENIConfig 'a' for this node")
+
+
+def test_what_only_an_operator_ends_has_no_end_and_an_api_that_has_not_answered_yet_may_answer_now() -> None:
+    assert growth(Plan(held_back=3), custom="No ENIConfig 'a' for this node").until == 0.0
+    assert growth(Plan(held_back=3), subnets=ALL_EXCLUDED).until == 0.0
+    assert growth(Plan(short=2)).until == 0.0
+    not_yet = growth(Plan(held_back=3), custom=NOT_KNOWN_YET)
+    assert (not_yet.cause, not_yet.until) == ("NO_ENI_CONFIG", 10.0)
 
 
 def test_with_custom_networking_new_enis_are_the_configs_and_groups_are_not_kept() -> None:
