@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fetched import debian_programs, go_program
 
 from vpccni.lab.api import Lab
 from vpccni.lab.node import Node
@@ -48,24 +48,12 @@ state = "{RUN}/state"
 
 def unpacked() -> Path:
     """Return the folder of the unpacked packages; they are fetched once."""
-    root = CACHE / "root"
-    if not (root / "usr/bin/containerd").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=CACHE, check=True, timeout=300)
-        for package in CACHE.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, timeout=60)
-    return root
+    return debian_programs(PACKAGES, CACHE)
 
 
 def crictl() -> Path:
     """Return crictl, built once."""
-    if shutil.which("go") is None:
-        pytest.skip("crictl is built from its Go module: Go is not there")
-    program = CACHE / "bin" / "crictl"
-    if not program.exists():
-        env = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
-        subprocess.run(["go", "install", CRICTL], env=env, check=True, timeout=900)
-    return program
+    return go_program(CRICTL, CACHE / "bin", GOFLAGS="-mod=mod", CGO_ENABLED="0")
 
 
 def pause_image(folder: Path) -> Path:

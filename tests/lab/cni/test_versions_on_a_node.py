@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.fetched import go_program
 
 from vpccni.cni.conflist import VERSIONS_VARIABLE
 from vpccni.lab.api import Lab
@@ -20,7 +20,6 @@ CNITOOL = "github.com/containernetworking/cni/cnitool@v1.3.0"
 PORTMAP = "github.com/containernetworking/plugins/plugins/meta/portmap@v1.9.1"
 PORTS = ({"hostPort": 18080, "containerPort": 80, "protocol": "tcp"},)
 ENV = {"IP_COOLDOWN_PERIOD": "0"}
-GO_WITHIN_S = 400.0
 
 
 @pytest.mark.spec("dataplane.15")
@@ -74,12 +73,9 @@ def test_with_every_chained_plugin_each_offered_version_adds_and_deletes() -> No
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cnitool and a portmap of today."""
-    if shutil.which("go") is None:
-        pytest.skip("no Go on this machine")
     folder = tmp_path_factory.mktemp("go-bin")
-    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"}
     for module in (CNITOOL, PORTMAP):
-        subprocess.run(["go", "install", module], env=environment, check=True, capture_output=True, timeout=GO_WITHIN_S)
+        go_program(module, folder, CGO_ENABLED="0")
     return folder
 
 

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fetched import go_program
 
 MODULE = "github.com/containernetworking/cni/cnitool@v1.1.2"
 
 
 @pytest.fixture(scope="module")
 def cnitool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("go") is None:
-        pytest.skip("no Go on this machine")
-    folder = tmp_path_factory.mktemp("go-bin")
-    subprocess.run(
-        ["go", "install", MODULE],
-        env={**os.environ, "GOBIN": str(folder)},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return folder / "cnitool"
+    return go_program(MODULE, tmp_path_factory.mktemp("go-bin"))
 
 
 @pytest.mark.full
