@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import NodeUnderTest
+from tests.lab.node.conftest import NodeUnderTest
 
 from vpccni.lab.api import Lab
 
