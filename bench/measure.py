@@ -53,6 +53,7 @@ MANY_POOL: Final[Mapping[str, str | None]] = {
 }  # fmt: skip
 TIMES: Final = 1.3
 """How much longer an ADD may take with 500 allocations than with a few."""
+KILLS_AMONG_MANY: Final = 3
 LEDGER_ROUNDS: Final = 2000
 LEDGER_MS: Final = 1.0
 CALLS_A_NEW_ENI: Final = 3
@@ -202,6 +203,10 @@ class Bench:
         figures = percentiles(self.drive(node, "pods", "--count", str(self.size.pods))["ADD"])
         self.row(f"ADD, aws-cni, one at a time, {MANY_HELD} pods there", "ms", figures)
         self.row("the same over ADD with few pods", "times", {"p50": figures["p50"] / among_few}, {"p50": TIMES})
+        for process in SOON:
+            took = [processes.seconds_to_serve(node, process) for _ in range(KILLS_AMONG_MANY)]
+            figures = {"median": median(took), "max": max(took)}
+            self.row(f"SIGKILL to serving, {process}, {MANY_HELD} pods there", "s", figures, {"max": SERVE_SOON_S})
         self._report(holder)
 
     def calls(self) -> None:
