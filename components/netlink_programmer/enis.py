@@ -12,8 +12,8 @@ from typing import Final
 from vpccni.components.netlink_programmer import iptables
 from vpccni.components.netlink_programmer.facts import Link
 from vpccni.components.netlink_programmer.firewall import FirewallFacts, Table, wanted
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE, route_table
-from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWant, Situation, link_by_mac
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, route_table, veth_prefix_of
+from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWant, Situation, link_by_mac, suspects
 from vpccni.components.netlink_programmer.repair import Outcome, Repairer
 from vpccni.components.netlink_programmer.wiring import Wired
 from vpccni.shared.errors import KernelRefused, VpccniError
@@ -22,6 +22,7 @@ from vpccni.shared.messages.wiring import UsableEni, UsableEnis
 from vpccni.shared.process import Process
 
 LOOK_AGAIN_S: Final = 30.0
+ORPHAN_AFTER_S: Final = 25.0  # longer than an ADD may take
 RETRY_FIRST_S: Final = 0.1
 RETRY_AT_MOST_S: Final = 5.0
 NODE_INIT: Final = "awscni_ipamd_node_initialization_duration_seconds"
@@ -30,11 +31,21 @@ CONNMARK_BACKEND: Final = "iptables"  # the one that firewall.py writes (spec da
 
 
 class EniKeeper:
-    """Owns the node-level kernel state. `ready` once the primary link and the firewall are right. `pods()`: all that are wired."""
+    """Owns the node-level kernel state. `ready` once the primary link and the firewall are right. `pods()`: all that are wired; `claimed()`:
+    the addresses somebody holds by the ledger, None before it was heard.
+    """
 
-    def __init__(self, process: Process, pods: Callable[[], tuple[PodWant, ...]]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        pods: Callable[[], tuple[PodWant, ...]],
+        claimed: Callable[[], frozenset[str] | None],
+    ) -> None:
         self._process = process
         self._pods = pods
+        self._claimed = claimed
+        self._suspected: dict[str, float] = {}
+        self._orphans: frozenset[str] = frozenset()
         self._gone: frozenset[str] = frozenset()
         self.repairer = Repairer(process, self.situation)
         self.repairer.on_trouble = self.wake
@@ -76,6 +87,7 @@ class EniKeeper:
             primary_mac=inventory.primary_mac,
             enis=tuple(_want_of(eni) for eni in inventory.enis if eni.managed and not eni.is_primary),
             gone=self._gone,
+            orphans=self._orphans,
             mtu=settings.eni_mtu,
             connmark=settings.connmark,
             mark_rule=settings.node_port_support or not settings.external_snat,
@@ -101,6 +113,7 @@ class EniKeeper:
                 if eni.managed and not self._one(eni, outcome):
                     failed = True
             failed = self._note_pods(outcome) or failed
+            self._note_orphans(outcome)
             self._publish()
         except Exception as error:
             self._process.log.exception("node pass failed", error)
@@ -144,6 +157,7 @@ class EniKeeper:
             settings.external_snat,
             settings.node_port_support,
             settings.randomize_snat,
+            tuple(sorted({veth_prefix_of(pod.host_veth) for pod in self._pods()} - {settings.veth_prefix})),
         )
 
     async def firewall_outlook(self, links: Mapping[int, Link]) -> list[tuple[Table, str]]:
@@ -173,7 +187,7 @@ class EniKeeper:
 
     def _one(self, eni: Eni, outcome: Outcome) -> bool:
         """Note whether an ENI can be used; it is when its link is there and nothing of it was refused."""
-        link = link_by_mac(outcome.links, eni.mac)
+        link = link_by_mac(outcome.seen.links, eni.mac)
         why = outcome.refused.get(eni.eni_id)
         if link is None:
             why = str(
@@ -202,6 +216,17 @@ class EniKeeper:
             self._process.healthy("repair")
         return bool(refused)
 
+    def _note_orphans(self, outcome: Outcome) -> None:
+        """Have rules removed that are about addresses no pod has, once that has been so for `ORPHAN_AFTER_S`."""
+        now, claimed = self._process.loop.clock(), self._claimed()
+        found = frozenset[str]() if claimed is None else suspects(self.situation(), outcome.seen, claimed)
+        self._suspected = {address: self._suspected.get(address, now) for address in found}
+        orphans = frozenset(one for one, since in self._suspected.items() if now - since >= ORPHAN_AFTER_S)
+        if orphans != self._orphans:
+            self._orphans = orphans
+            self.repairer.changed()
+            self._again = True
+
     def _forget_gone(self, inventory: Inventory) -> None:
         present = {eni.eni_id for eni in inventory.enis}
         gone = {eni_id: eni for eni_id, eni in self._known.items() if eni_id not in present}
@@ -226,7 +251,7 @@ def _want_of(eni: Eni) -> EniWant:
 
 def _primary_link(inventory: Inventory, outcome: Outcome) -> str:
     """Return the primary link's name. Raises `KernelRefused` when there is none, or something of the node was refused."""
-    link = link_by_mac(outcome.links, inventory.primary_mac)
+    link = link_by_mac(outcome.seen.links, inventory.primary_mac)
     if link is None:
         raise KernelRefused(
             "no link has the primary ENI's MAC",

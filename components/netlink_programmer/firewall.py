@@ -29,7 +29,7 @@ _COMMENT: Final = re.compile(r'--comment "([^"]*)"')
 
 @dataclass(frozen=True)
 class FirewallFacts:
-    """What the rules depend on."""
+    """What the rules depend on. `older_prefixes`: of host veths that were made under another setting and still run (18.14)."""
 
     vpc_cidrs: tuple[str, ...]
     exclude_cidrs: tuple[str, ...]
@@ -40,6 +40,12 @@ class FirewallFacts:
     external_snat: bool
     node_port: bool
     randomize: str
+    older_prefixes: tuple[str, ...] = ()
+
+    @property
+    def veth_prefixes(self) -> tuple[str, ...]:
+        """All prefixes that host veths of pods have."""
+        return (self.veth_prefix, *self.older_prefixes)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ def _nat(facts: FirewallFacts) -> Table:
     marks += [_return(CONNMARK_CHAIN, cidr, "AWS CONNMARK CHAIN, VPC CIDR") for cidr in facts.vpc_cidrs]
     marks.append(f'-A {CONNMARK_CHAIN} -m comment --comment "AWS, CONNMARK" -j CONNMARK --set-xmark {mark}/{mark}')
     hooks = (
-        f'-A PREROUTING -i {facts.veth_prefix}+ -m comment --comment "AWS, outbound connections" -j {CONNMARK_CHAIN}',
+        *(
+            f'-A PREROUTING -i {prefix}+ -m comment --comment "AWS, outbound connections" -j {CONNMARK_CHAIN}'
+            for prefix in facts.veth_prefixes
+        ),
         f'-A PREROUTING -m comment --comment "AWS, CONNMARK" -j CONNMARK --restore-mark --nfmask {mark} --ctmask {mark}',
         f'-A POSTROUTING -m comment --comment "AWS SNAT CHAIN" -j {SNAT_CHAIN}',
     )
@@ -88,7 +97,7 @@ def _mangle(facts: FirewallFacts) -> Table:
             f"-A PREROUTING -i {facts.primary_link} {ours} -m addrtype --dst-type LOCAL --limit-iface-in -j CONNMARK --set-xmark {mark}/{mark}"
         )
     if facts.node_port or not facts.external_snat:
-        hooks.append(f"-A PREROUTING -i {facts.veth_prefix}+ {ours} {restore}")
+        hooks += [f"-A PREROUTING -i {prefix}+ {ours} {restore}" for prefix in facts.veth_prefixes]
     if facts.node_port:
         hooks.append(f"-A PREROUTING -i vlan+ {ours} {restore}")
     return Table("mangle", {}, tuple(hooks))

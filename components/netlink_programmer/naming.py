@@ -23,6 +23,11 @@ def host_veth_name(pod: PodRef, prefix: str, *, index: int = 0) -> str:
     return prefix + digest[:HASH_DIGITS]
 
 
+def veth_prefix_of(host_veth: str) -> str:
+    """Return the prefix under which a host veth was named."""
+    return host_veth[:-HASH_DIGITS]
+
+
 def dummy_name(pod: PodRef) -> str:
     """Return the name of the result entry that carries what a tear-down needs."""
     return host_veth_name(pod, "dummy")

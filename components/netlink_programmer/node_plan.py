@@ -67,13 +67,14 @@ class EniWant(NamedTuple):
 class Situation:
     """All that decides what is wanted. Before the first inventory there is no `primary_mac`, and nothing but pods is looked after.
 
-    `gone`: primary addresses of ENIs that were ours and are detached.
+    `gone`: primary addresses of ENIs that were ours and are detached. `orphans`: addresses that rules speak of and no pod has any more.
     """
 
     pods: tuple[PodWant, ...] = ()
     primary_mac: str = ""
     enis: tuple[EniWant, ...] = ()
     gone: frozenset[str] = frozenset()
+    orphans: frozenset[str] = frozenset()
     mtu: int = 9001
     connmark: int = 0x80
     mark_rule: bool = True
@@ -91,6 +92,7 @@ class Wanted:
     settings: dict[Setting, str] = field(default_factory=dict)
     pods: dict[str, str] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
+    orphans: frozenset[str] = frozenset()
     mark: Rule | None = None
     awaited: dict[str, str] = field(default_factory=dict)
     """MACs that no link has, each with its owner."""
@@ -116,7 +118,8 @@ def link_by_mac(links: Mapping[int, Link], mac: str) -> Link | None:
 
 def wanted(situation: Situation, links: Mapping[int, Link]) -> Wanted:
     """Return what should be there, given the links that are."""
-    want = Wanted(gone=situation.gone)
+    alive = {pod.address for pod in situation.pods}
+    want = Wanted(gone=situation.gone, orphans=situation.orphans - alive)
     for pod in situation.pods:
         if pod.ifindex in links:
             _want_pod(want, pod)
@@ -236,11 +239,36 @@ def _stale(want: Wanted, rule: Rule) -> tuple[str, str] | None:
         return want.pods[rule.src], "an older form, or of a table the address is no longer in"
     if rule.priority == PRIORITY_TO_POD and rule.dst in want.pods and not rule.src:
         return want.pods[rule.dst], "it leads to another table than main"
+    if _pod_address(rule) in want.orphans:
+        return NODE, "no pod has the address any more"
     if rule.priority == PRIORITY_ENI and rule.src.removesuffix("/32") in want.gone:
         return NODE, "its ENI is detached"
     if rule == want.mark:
         return NODE, "neither node ports nor source NAT need it"
     return None
+
+
+def _pod_address(rule: Rule) -> str:
+    """Return the address of the pod that a rule of a pod's form is about, "" for any other rule."""
+    if rule.foreign or rule.fwmark:
+        return ""
+    if rule.priority == PRIORITY_TO_POD and rule.table == MAIN_TABLE and not rule.src and rule.dst.endswith("/32"):
+        return rule.dst.removesuffix("/32")
+    if rule.priority == PRIORITY_FROM_POD and not rule.dst and rule.src.endswith("/32"):
+        return rule.src.removesuffix("/32")
+    return ""
+
+
+def suspects(situation: Situation, seen: Seen, claimed: frozenset[str]) -> frozenset[str]:
+    """Return the addresses of our subnets that rules of a pod's form are about, with no route to a pod and nobody who claims them.
+
+    A pod being wired or deleted may look like this for a moment; one that stays so is an orphan (spec dataplane.md 18.13).
+    """
+    subnets = [ipaddress.IPv4Network(eni.subnet) for eni in situation.enis]
+    routed = {route.dst.removesuffix("/32") for route in seen.routes if route.table == MAIN_TABLE}
+    known = claimed | routed | {pod.address for pod in situation.pods}
+    found = {_pod_address(rule) for rule in seen.rules} - known - {""}
+    return frozenset(one for one in found if any(ipaddress.IPv4Address(one) in subnet for subnet in subnets))
 
 
 def _plan_settings(want: Wanted, seen: Seen) -> Iterable[Step]:

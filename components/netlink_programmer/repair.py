@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vpccni.components.netlink_programmer import observe, rtnl
@@ -40,9 +40,9 @@ STEPS: Final = "vpccni_kernel_steps"
 
 @dataclass
 class Outcome:
-    """What a pass came to: the links it saw, what was refused and what no link is there for, by owner."""
+    """What a pass came to: what it saw last, what was refused and what no link is there for, by owner."""
 
-    links: dict[int, Link]
+    seen: Seen
     refused: dict[str, str] = field(default_factory=dict)
     awaited: frozenset[str] = frozenset()
     steps: int = 0
@@ -106,13 +106,13 @@ class Repairer:
         return seen, want, plan(want, seen)
 
     async def _rounds(self, *, settings: bool) -> Outcome:
-        outcome = Outcome({})
+        outcome = Outcome(Seen())
         for _ in range(ROUNDS):
             before = frozenset(self._situation().pods)
             seen = await self._see(settings=settings)
             want = self._wanted_of(before, seen)
             steps = [step for step in plan(want, seen) if step.owner not in outcome.refused]
-            outcome.links, outcome.awaited = seen.links, frozenset(want.awaited.values())
+            outcome.seen, outcome.awaited = seen, frozenset(want.awaited.values())
             if not steps:
                 break
             outcome.steps += self._carry_out(steps[:STEPS_A_ROUND], outcome.refused)
@@ -131,10 +131,9 @@ class Repairer:
     def _wanted_of(self, before: frozenset[PodWant], seen: Seen) -> Wanted:
         """Return what is wanted of the pods that were wired when the look began and are still."""
         now = self._situation()
+        orphans = now.orphans - {pod.address for pod in now.pods}
         pods = tuple(pod for pod in now.pods if pod in before)
-        return wanted(
-            Situation(pods, now.primary_mac, now.enis, now.gone, now.mtu, now.connmark, now.mark_rule), seen.links
-        )
+        return wanted(replace(now, pods=pods, orphans=orphans), seen.links)
 
     def _carry_out(self, steps: Iterable[Step], refused: dict[str, str]) -> int:
         done = 0

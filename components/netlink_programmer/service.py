@@ -20,7 +20,7 @@ from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.explain import Explainer
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
-from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias
+from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias, veth_prefix_of
 from vpccni.components.netlink_programmer.node_plan import PodWant
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
@@ -55,15 +55,15 @@ class ProgrammerService:
         self._wired: dict[Sandbox, Wired] = {}
         self._adding: dict[Sandbox, Future[Wired]] = {}
         self._pool: PoolState | None = None
-        self._ledger: dict[Sandbox, LedgerEntry] = {}
+        self._ledger: dict[Sandbox, LedgerEntry] | None = None
         self._conflist_written = False
         self._wirings_due = False
         self._unclaimed: list[str] = []
         self._graves: list[int] = []
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
-        self._enis = EniKeeper(process, self._pods)
-        self._explainer = Explainer(process, self._enis, lambda: self._wired, lambda: self._ledger)
+        self._enis = EniKeeper(process, self._pods, self._claimed_by_ledger)
+        self._explainer = Explainer(process, self._enis, lambda: self._wired, lambda: self._ledger or {})
         self._spool = Spool(process.run_dir / SPOOL)
 
     def start(self) -> None:
@@ -217,6 +217,8 @@ class ProgrammerService:
                 self._wirer.retire(wired.host_veth, wired.ifindex)
             self._forget_policy(wired)
             self._wirings_soon()
+            if veth_prefix_of(wired.host_veth) != self._process.settings.veth_prefix:
+                self._enis.wake()  # its prefix's firewall rules go with the last veth of that prefix
             return
         self._take_down_stranger(request)
 
@@ -339,7 +341,7 @@ class ProgrammerService:
     def _complete_from_ledger(self) -> None:
         """A start tells address and table by route and rule; where those were gone, the ledger knows them."""
         for sandbox, wired in list(self._wired.items()):
-            entry = self._ledger.get(sandbox)
+            entry = (self._ledger or {}).get(sandbox)
             if entry is None or sandbox in self._adding:
                 continue
             told = self._enis.told_by_ledger(wired, address=entry.address, eni_id=entry.eni_id)
@@ -350,6 +352,9 @@ class ProgrammerService:
                 )
                 self._wirings_soon()
                 self._enis.wake()
+
+    def _claimed_by_ledger(self) -> frozenset[str] | None:
+        return None if self._ledger is None else frozenset(entry.address for entry in self._ledger.values())
 
     def _pods(self) -> tuple[PodWant, ...]:
         """Return what the kernel should hold for each pod whose wiring is complete and not being changed."""

@@ -224,6 +224,7 @@ def test_a_log_line_however_long_its_message_is_one_write(plugin: Plugin, tmp_pa
     assert len(line) < 4096
 
 
+@pytest.mark.spec("dataplane.18.40")
 def test_a_log_of_100_mb_is_put_aside_five_are_kept(plugin: Plugin, open_door: OpenDoor, tmp_path: Path) -> None:
     log = tmp_path / "plugin.log"
 
@@ -493,6 +494,7 @@ def some_stdin(chance: random.Random) -> bytes:
 
 
 @pytest.mark.full
+@pytest.mark.spec("dataplane.18.29")
 def test_at_the_deadline_an_add_is_to_be_tried_again_and_a_delete_is_kept(plugin: Plugin, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(plugin.folder / "stopped.sock"))

@@ -111,6 +111,7 @@ def all_rules(space: Space) -> list[str]:
 @pytest.mark.parametrize("node_port", [True, False])
 @pytest.mark.parametrize("external", [True, False])
 @pytest.mark.parametrize("randomize", ["prng", "hashrandom", "none"])
+@pytest.mark.spec("dataplane.18.26")
 def test_a_second_pass_changes_nothing(space: Space, node_port: bool, external: bool, randomize: str) -> None:
     facts = replace(
         FACTS, node_port=node_port, external_snat=external, randomize=randomize, exclude_cidrs=("0.0.0.0/0",)
@@ -143,6 +144,7 @@ def test_the_listing_is_the_specified_one(space: Space) -> None:
 
 
 @pytest.mark.parametrize("form", HISTORY)
+@pytest.mark.spec("dataplane.18.25", "dataplane.11.6")
 def test_every_historical_form_becomes_the_wanted_one(space: Space, form: str) -> None:
     apply(space)
     fresh = listing(space)

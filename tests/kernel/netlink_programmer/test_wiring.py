@@ -158,6 +158,7 @@ def test_taking_down_leaves_the_neighbours_alone(node: Node, new_pod: NewPod) ->
     assert "eni00000000002" in node.links()
 
 
+@pytest.mark.spec("dataplane.18.6")
 def test_removing_an_address_leaves_a_route_that_points_to_another_link(node: Node, new_pod: NewPod) -> None:
     wired = wire(node, new_pod())
     node.do(lambda: node.wirer.remove_address(address=ADDRESS, table=TABLE, ifindex=wired.ifindex + 1000))
@@ -165,6 +166,7 @@ def test_removing_an_address_leaves_a_route_that_points_to_another_link(node: No
     assert [route["dev"] for route in node.ip("route", "show", "table", "main")] == [HOST_VETH]
 
 
+@pytest.mark.spec("dataplane.18.8")
 def test_an_add_that_fails_half_way_is_undone(node: Node, new_pod: NewPod) -> None:
     pod = new_pod()
     empty = picture(node)

@@ -37,6 +37,7 @@ facts = st.builds(
     external_snat=st.booleans(),
     node_port=st.booleans(),
     randomize=st.sampled_from(["prng", "hashrandom", "none"]),
+    older_prefixes=st.sampled_from([(), ("old",), ("old", "veth")]),
 )
 
 

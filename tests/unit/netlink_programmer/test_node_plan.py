@@ -29,6 +29,7 @@ from vpccni.components.netlink_programmer.node_plan import (
     contradicts,
     latest,
     plan,
+    suspects,
     wanted,
 )
 
@@ -275,3 +276,29 @@ def test_a_setting_the_kernel_lacks_is_not_planned_and_one_changed_by_hand_is() 
     assert plan(WANT, replace(seen, settings=frozenset(others))) == ()
     (step,) = plan(WANT, replace(seen, settings=frozenset([first._replace(value="9"), *others])))
     assert (step.verb, step.what, step.why) == ("set", first, "it is 9")
+
+
+ORPHAN = "10.0.97.99"
+ORPHANED = (Rule(512, MAIN_TABLE, dst=f"{ORPHAN}/32"), Rule(1536, 2, src=f"{ORPHAN}/32"))
+
+
+@pytest.mark.spec("dataplane.18.13")
+def test_rules_of_an_address_nobody_has_are_suspect_and_go_once_they_count_as_orphans() -> None:
+    seen = with_facts(complete(WANT), ORPHANED)
+    assert suspects(SITUATION, seen, frozenset()) == {ORPHAN}
+    assert plan(WANT, seen) == ()
+    want = wanted(replace(SITUATION, orphans=frozenset({ORPHAN})), LINKS)
+    assert {step.what for step in plan(want, seen)} == set(ORPHANED)
+
+
+def test_an_address_that_is_claimed_routed_wired_or_of_another_network_is_no_suspect() -> None:
+    seen = with_facts(complete(WANT), ORPHANED)
+    assert suspects(SITUATION, seen, frozenset({ORPHAN})) == frozenset()
+    assert suspects(SITUATION, with_facts(seen, (Route(MAIN_TABLE, f"{ORPHAN}/32", 12),)), frozenset()) == frozenset()
+    assert suspects(SITUATION, with_facts(complete(WANT), FOREIGN), frozenset()) == frozenset()
+
+
+def test_an_orphan_that_is_wired_again_is_none() -> None:
+    pods = (PodWant("pod d/c", ORPHAN, 2, 10, "enia"),)
+    want = wanted(replace(SITUATION, pods=pods, orphans=frozenset({ORPHAN})), LINKS)
+    assert not {step.what for step in plan(want, with_facts(complete(WANT), ORPHANED))} & set(ORPHANED)

@@ -38,6 +38,7 @@ from vpccni.shared.settings_file import KNOWN, unknown_names
         ("INTROSPECTION_BIND_ADDRESS", "", "introspection_bind_address", ""),
     ],
 )
+@pytest.mark.spec("dataplane.18.38")
 def test_a_text_means_what_its_rule_says(name: str, text: str, field: str, value: object) -> None:
     reading = read({name: text})
     assert not reading.errors
