@@ -3,94 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
+from support.manager import WITHIN_S, ManagerProcess
 
 from vpccni.lab.api import Lab
-from vpccni.shared.bus import Client
-from vpccni.shared.bus.access import bus_folder, endpoint
-from vpccni.shared.codec import to_message
 from vpccni.shared.errors import BusError
-from vpccni.shared.loop import Loop
-from vpccni.shared.messages.base import Message
-from vpccni.shared.messages.common import (
-    ArmKillPoint,
-    EffectsRecorded,
-    GetSnapshot,
-    GetStatus,
-    RecordEffects,
-    Snapshot,
-    Status,
-)
-from vpccni.shared.messages.inventory import CapacityTarget, CardTarget, Eni, Inventory
-
-WITHIN_S = 20.0
+from vpccni.shared.messages.common import ArmKillPoint, EffectsRecorded, RecordEffects
+from vpccni.shared.messages.inventory import Eni, Inventory
 
 
-class Peer:
-    """Asks the manager as the allocator would."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._loop = Loop()
-        self._client = Client(self._context, self._loop, "eni_manager", endpoint(run_dir, "eni_manager", "rpc"))
-
-    def ask(self, message: Message, *, within_s: float = 5.0) -> Message:
-        return self._loop.run_until(self._client.call(message, timeout_s=within_s), timeout_s=within_s + 1)
-
-    def inventory(self) -> Inventory | None:
-        snapshot = self.ask(GetSnapshot())
-        assert isinstance(snapshot, Snapshot)
-        found = [to_message(body) for tag, body in snapshot.messages if tag == "inventory.inventory"]
-        return found[0] if found and isinstance(found[0], Inventory) else None
-
-    def status(self) -> Status:
-        status = self.ask(GetStatus())
-        assert isinstance(status, Status)
-        return status
-
-    def close(self) -> None:
-        self._client.close()
-        self._loop.close()
-        self._context.destroy(linger=0)
-
-
-class Manager:
-    """The process under test in its node, restarted at will."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.node = lab, lab.nodes[0]
-        self.run_dir = Path(f"/proc/{self.node.holder}/root/run/aws-node")
-        self.peer = Peer(self.run_dir)
-        self.log = open(lab.state / "eni_manager.test.log", "ab")  # noqa: SIM115  closed in `stop`
-        self.process: subprocess.Popen[str] | None = None
-        self.env: dict[str, str] = {}
-        """What the next start adds to the node's environment."""
-
-    def start(self) -> None:
-        """Start it; that these tests kill it more often than a flapping process dies does not count."""
-        (bus_folder(self.run_dir) / "eni_manager.starts").unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "vpccni.components.eni_manager", "--run-dir", "/run/aws-node"]
-        self.process = self.node.popen(
-            argv, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log.fileno(), stderr=self.log.fileno()
-        )
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)
-        self.wait_for_death()
-
-    def wait_for_death(self, within_s: float = WITHIN_S) -> None:
-        if self.process is not None:
-            self.process.wait(within_s)
+class Manager(ManagerProcess):
+    """The manager with what tests of its ENIs ask of it."""
 
     def restart(self, **env: str) -> None:
         """Kill it and start it, from now on with these settings beside the node's."""
@@ -101,19 +28,6 @@ class Manager:
     def forget(self) -> None:
         """Take away what it keeps on disk beside the journal, as a new instance would have nothing."""
         (self.run_dir / "eni_manager.enis").unlink(missing_ok=True)
-
-    def stop(self) -> None:
-        self.kill()
-        self.peer.close()
-        self.log.close()
-
-    def wish(
-        self, total: int, *, addresses: list[tuple[str, str]] | None = None, enis: list[str] | None = None
-    ) -> None:
-        card = CardTarget(
-            card=0, total_addresses=total, surrendered_addresses=addresses or [], surrendered_enis=enis or []
-        )
-        self.peer.ask(CapacityTarget(cards=[card], reason="test"))
 
     def wait(self, holds: Callable[[Inventory], bool], *, within_s: float = WITHIN_S) -> Inventory:
         """Return the first inventory for which `holds`."""

@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import zmq
+from support.manager import ManagerProcess
 
 from vpccni.lab import start as starting
 from vpccni.lab.api import Lab
-from vpccni.shared.bus import Client
-from vpccni.shared.bus.access import endpoint
-from vpccni.shared.codec import to_message
 from vpccni.shared.errors import BusError
-from vpccni.shared.loop import Loop
-from vpccni.shared.messages.base import Message, tag_of
-from vpccni.shared.messages.common import Done, GetSnapshot, GetStatus, Snapshot, Status
-from vpccni.shared.messages.inventory import CapacityTarget, CardTarget, Inventory, NodeFacts, PodFact, PodFacts, Report
+from vpccni.shared.messages.base import Message
+from vpccni.shared.messages.common import Done, Status
+from vpccni.shared.messages.inventory import Inventory, NodeFacts, PodFact, PodFacts, Report
 
 WITHIN_S = 20.0
 OWN_POD = "/api/v1/namespaces/kube-system/pods"
 M = TypeVar("M", bound=Message)
-
-
-class Peer:
-    """Asks the manager as another process of the node would."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._loop = Loop()
-        self._client = Client(self._context, self._loop, "eni_manager", endpoint(run_dir, "eni_manager", "rpc"))
-
-    def ask(self, message: Message, *, within_s: float = 5.0) -> Message:
-        return self._loop.run_until(self._client.call(message, timeout_s=within_s), timeout_s=within_s + 1)
-
-    def close(self) -> None:
-        self._client.close()
-        self._loop.close()
-        self._context.destroy(linger=0)
 
 
 class KubeServer:
@@ -75,43 +52,15 @@ class KubeServer:
         return int((self._lab.state / "kube.pid").read_text())
 
 
-class Manager:
-    """The process under test in its node."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.node = lab, lab.nodes[0]
-        self.peer = Peer(Path(f"/proc/{self.node.holder}/root/run/aws-node"))
-        self._log = open(lab.state / "eni_manager.test.log", "ab")  # noqa: SIM115  closed in `stop`
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        argv = [sys.executable, "-m", "vpccni.components.eni_manager", "--run-dir", "/run/aws-node"]
-        log = self._log.fileno()
-        self.process = self.node.popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)
-            self.process.wait(WITHIN_S)
-
-    def stop(self) -> None:
-        self.kill()
-        self.peer.close()
-        self._log.close()
+class Manager(ManagerProcess):
+    """The manager with what tests of its Kubernetes side ask of it."""
 
     def published(self, kind: type[M]) -> M | None:
         """Return the latest message of a kind."""
         try:
-            snapshot = self.peer.ask(GetSnapshot())
+            return self.peer.published(kind)
         except BusError:
             return None
-        assert isinstance(snapshot, Snapshot)
-        for tag, body in snapshot.messages:
-            if tag == tag_of(kind):
-                message = to_message(body)
-                assert isinstance(message, kind)
-                return message
-        return None
 
     def inventory(self) -> Inventory | None:
         return self.published(Inventory)
@@ -134,9 +83,7 @@ class Manager:
         return {} if facts is None else {pod.name: pod for pod in facts.pods}
 
     def status(self) -> Status:
-        status = self.peer.ask(GetStatus())
-        assert isinstance(status, Status)
-        return status
+        return self.peer.status()
 
     def counted(self, name: str) -> float:
         return sum(counter.value for counter in self.status().counters if counter.name == name)
@@ -149,10 +96,6 @@ class Manager:
     def report(self, reason: str, note: str, *, pod: str = "") -> None:
         answer = self.peer.ask(Report(reason=reason, note=note, pod_namespace="default" if pod else "", pod_name=pod))
         assert isinstance(answer, Done)
-
-    def wish(self, total: int, *, enis: Sequence[str] = ()) -> None:
-        card = CardTarget(card=0, total_addresses=total, surrendered_enis=list(enis))
-        self.peer.ask(CapacityTarget(cards=[card], reason="test"))
 
 
 def events(lab: Lab) -> list[dict[str, Any]]:
