@@ -80,6 +80,7 @@ def test_whatever_is_no_http_is_an_os_error(said: bytes) -> None:
         thread.join()
 
 
+@pytest.mark.spec("dataplane.18.37")
 def test_the_link_is_found_by_its_mac_and_a_foreign_mac_is_named(netns: Path) -> None:
     shown = json.loads(subprocess.check_output(["ip", "-n", netns.name, "-json", "link"]))
     macs = {link["ifname"]: link["address"] for link in shown}

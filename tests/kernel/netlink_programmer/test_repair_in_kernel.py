@@ -44,7 +44,7 @@ class Repaired:
 
     def look(self) -> Seen:
         paths = ["ipv6/conf/eni0123/accept_ra", "ipv6/conf/eni0123/accept_redirects", "ipv6/conf/eni0123/forwarding"]
-        seen: Seen = self.space.do(lambda: observe.look([254, CARD_TABLE], setting_paths=paths))
+        seen: Seen = self.space.do(lambda: observe.look([254, CARD_TABLE, 3], setting_paths=paths))
         return seen
 
     def want(self) -> Wanted:
@@ -201,6 +201,22 @@ def test_a_change_of_something_else_or_one_that_was_taken_back_is_not(node_of_ou
     while node_of_ours.mend():
         pass
     assert heard(node_of_ours, words) == []
+
+
+@pytest.mark.spec("dataplane.18.42")
+def test_an_eni_whose_link_is_late_holds_up_nothing_and_is_set_up_when_it_comes(node_of_ours: Repaired) -> None:
+    late = EniWant("eni-2", "02:00:00:00:00:09", "10.0.110.9", "10.0.96.0/19", 3, rule=True)
+    node_of_ours.situation = replace(node_of_ours.situation, enis=(*node_of_ours.situation.enis, late))
+    while node_of_ours.mend():
+        pass
+    assert node_of_ours.want().awaited == {late.mac: late.owner}
+    assert f"32765:\tfrom 10.0.110.7 lookup {CARD_TABLE}" in rules(node_of_ours.space)
+    comes = f"ip link add eth2 address {late.mac} type veth peer name peth2"
+    assert len(heard(node_of_ours, comes)) == 1
+    node_of_ours.space.run("ip", "link", "set", "peth2", "up")
+    while node_of_ours.mend():
+        pass
+    assert "32765:\tfrom 10.0.110.9 lookup 3" in rules(node_of_ours.space)
 
 
 def test_more_changes_than_can_be_heard_count_as_a_contradiction(node_of_ours: Repaired, monkeypatch: Any) -> None:
