@@ -12,7 +12,7 @@ import pytest
 
 from vpccni.components.netlink_programmer import observe
 from vpccni.components.netlink_programmer.apply import Applier
-from vpccni.components.netlink_programmer.facts import Link, Seen
+from vpccni.components.netlink_programmer.facts import Seen
 from vpccni.components.netlink_programmer.hearing import Hearing
 from vpccni.components.netlink_programmer.node_plan import EniWant, PodWant, Situation, Wanted, plan, wanted
 from vpccni.components.netlink_programmer.rtnl import RouteSocket
@@ -243,4 +243,3 @@ def test_a_link_that_is_gone_takes_its_pod_out_of_the_plan(node_of_ours: Repaire
         pass
     node_of_ours.space.run("ip", "link", "del", "eni0123")
     assert node_of_ours.mend() == 0
-    assert Link not in {type(step.what) for step in plan(node_of_ours.want(), replace(node_of_ours.look()))}

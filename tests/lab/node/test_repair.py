@@ -42,7 +42,8 @@ def ours(node: Any) -> list[str]:
 def settled(node: Any) -> list[str]:
     """Wait until two looks a second apart agree, and return the look."""
     until = time.monotonic() + SETTLED_WITHIN_S
-    before, now = [], ours(node)
+    before: list[str] = []
+    now = ours(node)
     while before != now:
         assert time.monotonic() < until, "the node does not settle"
         time.sleep(1)
@@ -66,7 +67,7 @@ def steps_done(node: Any) -> int:
 
 
 def reaches_the_vpc(node: Any, pod: Any) -> bool:
-    return pod.exec(["ping", "-c", "1", "-W", "1", node.node.primary_address], check=False).returncode == 0
+    return bool(pod.exec(["ping", "-c", "1", "-W", "1", node.node.primary_address], check=False).returncode == 0)
 
 
 @pytest.mark.spec("dataplane.18.12", "dataplane.2.1", "dataplane.11.3")
