@@ -85,6 +85,7 @@ class EniKeeper:
         return Situation(
             pods=self._pods(),
             primary_mac=inventory.primary_mac,
+            primary_subnet=next((eni.subnet_cidr for eni in inventory.enis if eni.is_primary), ""),
             enis=tuple(_want_of(eni) for eni in inventory.enis if eni.managed and not eni.is_primary),
             gone=self._gone,
             orphans=self._orphans,

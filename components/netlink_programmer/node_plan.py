@@ -72,6 +72,7 @@ class Situation:
 
     pods: tuple[PodWant, ...] = ()
     primary_mac: str = ""
+    primary_subnet: str = ""
     enis: tuple[EniWant, ...] = ()
     gone: frozenset[str] = frozenset()
     orphans: frozenset[str] = frozenset()
@@ -264,7 +265,8 @@ def suspects(situation: Situation, seen: Seen, claimed: frozenset[str]) -> froze
 
     A pod being wired or deleted may look like this for a moment; one that stays so is an orphan (spec dataplane.md 18.13).
     """
-    subnets = [ipaddress.IPv4Network(eni.subnet) for eni in situation.enis]
+    cidrs = {situation.primary_subnet, *(eni.subnet for eni in situation.enis)} - {""}
+    subnets = [ipaddress.IPv4Network(cidr) for cidr in cidrs]
     routed = {route.dst.removesuffix("/32") for route in seen.routes if route.table == MAIN_TABLE}
     known = claimed | routed | {pod.address for pod in situation.pods}
     found = {_pod_address(rule) for rule in seen.rules} - known - {""}

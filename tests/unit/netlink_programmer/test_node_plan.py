@@ -291,6 +291,13 @@ def test_rules_of_an_address_nobody_has_are_suspect_and_go_once_they_count_as_or
     assert {step.what for step in plan(want, seen)} == set(ORPHANED)
 
 
+@pytest.mark.spec("dataplane.18.13")
+def test_on_a_node_with_its_primary_eni_alone_orphans_are_suspect_too() -> None:
+    alone = replace(SITUATION, enis=(), primary_subnet="10.0.96.0/19")
+    assert suspects(alone, with_facts(complete(WANT), ORPHANED), frozenset()) == {ORPHAN}
+    assert suspects(replace(alone, primary_subnet=""), with_facts(complete(WANT), ORPHANED), frozenset()) == frozenset()
+
+
 def test_an_address_that_is_claimed_routed_wired_or_of_another_network_is_no_suspect() -> None:
     seen = with_facts(complete(WANT), ORPHANED)
     assert suspects(SITUATION, seen, frozenset({ORPHAN})) == frozenset()
