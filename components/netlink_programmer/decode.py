@@ -112,6 +112,7 @@ def _link(payload: bytes) -> Link | None:
         _number(found, 4),
         bool(flags & _IFF_UP),
         _text(kinds.get(1)),
+        _text(found.get(20)),
     )
 
 

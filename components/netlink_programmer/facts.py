@@ -58,7 +58,7 @@ class Address(NamedTuple):
 
 
 class Link(NamedTuple):
-    """One link. `kind` is empty for a device of hardware."""
+    """One link. `kind` is empty for a device of hardware, `alias` where nobody wrote one."""
 
     ifindex: int
     name: str
@@ -66,6 +66,7 @@ class Link(NamedTuple):
     mtu: int
     up: bool
     kind: str = ""
+    alias: str = ""
 
 
 class LinkState(NamedTuple):

@@ -14,17 +14,18 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from vpccni.components.netlink_programmer import kernel, plugin_log, rtnl, standing
+from vpccni.components.netlink_programmer import observe, plugin_log, rtnl, standing
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.explain import Explainer
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
-from vpccni.components.netlink_programmer.naming import host_veth_name, parse_alias, veth_prefix_of
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, host_veth_name, parse_alias, veth_prefix_of
 from vpccni.components.netlink_programmer.node_plan import PodWant
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
 from vpccni.components.netlink_programmer.story import pod_want
+from vpccni.components.netlink_programmer.survey import survey, unclaimed
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
 from vpccni.shared.errors import BusError, CniFailure
@@ -68,7 +69,7 @@ class ProgrammerService:
 
     def start(self) -> None:
         """Be ready for the plugin."""
-        seen = kernel.survey()
+        seen = survey(observe.look((MAIN_TABLE,)))
         self._wired = {wired.sandbox: wired for wired in seen.wired}
         self._note_unclaimed(list(seen.unclaimed))
         self._enis.repairer.start()
@@ -383,8 +384,8 @@ class ProgrammerService:
             self._process.loop.spawn(self._look_for_unclaimed(), name="unclaimed")
 
     async def _look_for_unclaimed(self) -> None:
-        found = await self._process.loop.in_thread(kernel.unclaimed, frozenset(self._claimed()))
-        self._note_unclaimed([address for address in found if address in self._unclaimed])
+        seen = await self._process.loop.in_thread(observe.look, (MAIN_TABLE,))
+        self._note_unclaimed([one for one in unclaimed(seen, self._claimed()) if one in self._unclaimed])
 
     def _claimed(self) -> set[str]:
         return {one.address for one in self._wired.values()}
