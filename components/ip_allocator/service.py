@@ -263,7 +263,7 @@ class AllocatorService:
         ):
             return
         self._stirred, self._reviewed_at = False, now
-        self._replace(books.forget_cooled(self._ledger, now=self._clock(), period_s=self._period_s), quiet=True)
+        self._replace(books.forget_cooled(self._ledger, now=now, period_s=self._period_s), quiet=True)
         self._fold()
         self._plan()
         self._publish_pool()
@@ -273,10 +273,16 @@ class AllocatorService:
             return
         now = self._clock()
         self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
-        self._give_back_leftovers()
+        view, targets = self._view(), self._targets()
+        if self._give_back(*view.leftovers()):  # what no new pod may use goes as its pods leave (W14, W16)
+            view = self._view()
         if now - self._shrunk_at > SHRINK_EVERY_S:
-            self._shrink(now)
-        shape = self._view().shape()
+            blocks, enis = _surplus(view, targets)
+            if blocks or enis:
+                self._shrunk_at = now
+            if self._give_back(blocks, enis):
+                view = self._view()
+        shape = view.shape()
         fenced = [
             (eni.eni.eni_id, block.item)
             for eni in self._occupancy.pool.enis
@@ -285,7 +291,7 @@ class AllocatorService:
         ]
         card = CardTarget(
             card=0,
-            total_addresses=warm_pool.wanted_total(shape, self._targets()),
+            total_addresses=warm_pool.wanted_total(shape, targets),
             surrendered_addresses=fenced,
             surrendered_enis=sorted(self._ledger.fenced_enis),
         )
@@ -307,25 +313,13 @@ class AllocatorService:
             self._sent = None
             self._process.degraded("target", f"the ENI manager does not hear what is wanted: {error.why}")
 
-    def _shrink(self, now: float) -> None:
-        assert self._occupancy is not None
-        view = self._view()
-        shape, targets = view.shape(), self._targets()
-        eni = warm_pool.surrender_eni(shape, targets)
-        chosen = [] if eni else view.pick(warm_pool.surrender_blocks(shape, targets))
-        if eni or chosen:
-            self._shrunk_at = now
-            self._give_back(chosen, [eni] if eni else [])
-
-    def _give_back_leftovers(self) -> None:
-        """Give back what no new pod may use: blocks of the other kind, and excluded ENIs, as their pods leave (W14, W16)."""
-        blocks, enis = self._view().leftovers()
-        if blocks or enis:
-            self._give_back(blocks, enis)
-
-    def _give_back(self, blocks: Sequence[Block], enis: Sequence[str]) -> None:
+    def _give_back(self, blocks: Sequence[Block], enis: Sequence[str]) -> bool:
+        """Fence blocks and ENIs, so that the manager may take them away; return whether there was anything to give back."""
+        if not (blocks or enis):
+            return False
         self._process.log.info("giving back", eni=",".join(enis), addresses=[block.item for block in blocks])
         self._replace(books.fence(self._ledger, blocks, enis))
+        return True
 
     def _targets(self) -> warm_pool.Targets:
         settings = self._process.settings
@@ -403,8 +397,8 @@ class AllocatorService:
             self._timers[key] = self._process.loop.call_later(seconds, fire)
 
     def _publish_pool(self) -> None:
-        cause, detail, retry_ms = self._cause()
         census = self._census() if self._occupancy is not None else pools.Census(pods=len(self._ledger.held))
+        cause, detail, retry_ms = ("", "", 0) if census.assignable else self._cause()
         ready = census.assignable > 0 or census.pods > 0 or retry_ms > 0  # a full node is no broken one
         self._process.publish(
             PoolState(
@@ -416,11 +410,18 @@ class AllocatorService:
                 fenced=census.fenced,
                 unconfirmed=census.unconfirmed,
                 max_pods=self._inventory.max_pods if self._inventory else 0,
-                cause="" if census.assignable else cause,
-                detail="" if census.assignable else detail,
+                cause=cause,
+                detail=detail,
             )
         )
 
     def _publish_ledger(self) -> None:
         if not self._rebuild:  # an empty ledger whose pods are still to be found would read as their release
             self._process.publish(outlook.ledger_state(self._ledger))
+
+
+def _surplus(view: View, targets: warm_pool.Targets) -> tuple[list[Block], list[str]]:
+    """Return what is too much: one whole ENI, or else single blocks."""
+    shape = view.shape()
+    eni = warm_pool.surrender_eni(shape, targets)
+    return ([], [eni]) if eni else (view.pick(warm_pool.surrender_blocks(shape, targets)), [])
