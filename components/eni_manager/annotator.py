@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from vpccni.components.eni_manager.annotations import Annotation, due
-from vpccni.components.eni_manager.hindrance import Backoff
 from vpccni.components.eni_manager.kube_facts import KubeFacts
 from vpccni.shared import names
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.kube import PODS, Kube, KubeRefused
 from vpccni.shared.kube.errors import INVALID, NOT_FOUND
 from vpccni.shared.messages.allocation import LedgerState

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.messages.inventory import Growth
 
 SUBNET_FULL: Final = "SUBNET_FULL"
@@ -49,20 +50,6 @@ FULL: Final = frozenset({SUBNET_FULL, FRAGMENTED})
 DENIALS: Final = frozenset(code for code, cause in CAUSES.items() if cause == DENIED)
 NO_ANSWER: Final = frozenset({"", "InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"})
 """After these nobody knows whether EC2 carried the call out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """First pause, longest pause, and the share of a pause that is random (all seconds)."""
-
-    first_s: float
-    longest_s: float
-    jitter: float = 0.3
-
-    def pause_s(self, tries: int, random: float) -> float:
-        """Return the pause after the `tries`-th failure in a row (1: the first); `random` is in [0, 1)."""
-        full = min(self.first_s * (1 << min(tries - 1, 16)), self.longest_s)
-        return full * (1 - self.jitter * random)
 
 
 BACKOFFS: Final = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.eni_manager.hindrance import Backoff
+from vpccni.shared.backoff import Backoff
 
 GENERAL_ACTION: Final = "PodNetworking"
 """An event must name an action; reports other than EC2's name none."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 from vpccni.components.eni_manager.chores import SetGroups, SetTags, chores
 from vpccni.components.eni_manager.cloud import Cloud
 from vpccni.components.eni_manager.facts import TAG_CREATED, eni_tags
-from vpccni.components.eni_manager.hindrance import Backoff
 from vpccni.components.eni_manager.leaks import candidates, chance, judge
 from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.state import State
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.names import EniId
 from vpccni.shared.process import Process

@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.kube.errors import GONE, NOT_FOUND, KubeRefused, remedy_of
 from vpccni.shared.kube.objects import Key, Projection, version_of
 from vpccni.shared.kube.resources import Resource
@@ -29,6 +30,7 @@ PAGE: Final = 500
 GIVE_UP_A_VERSION_AFTER: Final = 3
 SHORTEST_WATCH_S: Final = 1.0
 """A stream that ends sooner, with nothing in it, counts as a failure: else a proxy that closes at once would be asked without pause."""
+PAUSES: Final = Backoff(0.5, 30.0, jitter=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,8 @@ class Pace:
     list_timeout_s: float = 15.0
     watch_s: float = 290.0
     silence_s: float = 90.0
-    first_pause_s: float = 0.5
-    longest_pause_s: float = 30.0
+    pauses: Backoff = PAUSES
     absent_s: float = 60.0
-
-    def pause_s(self, failures: int, random: float) -> float:
-        """Return the pause after `failures` in a row (1: the first): doubling, half of it left to chance (`random` in [0, 1))."""
-        full = min(self.first_pause_s * (1 << min(failures - 1, 16)), self.longest_pause_s)
-        return full * (1 - random / 2)
 
 
 @dataclass(frozen=True, slots=True)

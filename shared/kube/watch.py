@@ -125,7 +125,7 @@ class Watch(Generic[T]):
         self._disconnect()
         if not self._stopped.is_set():
             self._hand_over(failed)
-            self._stopped.wait(self._pace.pause_s(failed.failures, random.random()))
+            self._stopped.wait(self._pace.pauses.pause_s(failed.failures, random.random()))
 
     def _connected(self) -> Transport:
         if self._transport is None:

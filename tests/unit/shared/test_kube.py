@@ -17,12 +17,13 @@ import pytest
 from vpccni.lab.kube.resources import BY_PATH
 from vpccni.lab.kube.server import merge_patch, serve
 from vpccni.lab.kube.store import ApiError, Store
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.kube import EVENTS, PODS, Change, Kube, KubeRefused, Pace, Resource, Watch, Wire
 from vpccni.shared.kube.objects import Key
 from vpccni.shared.loop import Loop
 
 WITHIN_S = 5.0
-QUICK = Pace(list_timeout_s=0.5, silence_s=8.0, first_pause_s=0.02, longest_pause_s=0.1, absent_s=0.1)
+QUICK = Pace(list_timeout_s=0.5, silence_s=8.0, pauses=Backoff(0.02, 0.1, jitter=0.5), absent_s=0.1)
 
 
 class Spec(msgspec.Struct, frozen=True, rename="camel"):
@@ -380,7 +381,7 @@ def test_a_bookmark_moves_the_version_on_and_one_from_the_past_lists_again(scrip
 
 def test_a_server_that_hangs_is_left_after_the_time_out(scripted: Any) -> None:
     script, seen = scripted()
-    seen.watch(pace=Pace(list_timeout_s=0.1, first_pause_s=0.02, longest_pause_s=0.05))
+    seen.watch(pace=Pace(list_timeout_s=0.1, pauses=Backoff(0.02, 0.05, jitter=0.5)))
     seen.until(lambda: len(script.asked) > 2 and bool(seen.reasons))
     assert "no answer in time" in seen.reasons["kubernetes pods"]
 
@@ -389,14 +390,14 @@ def test_a_stream_that_falls_silent_is_left_and_taken_up_again(scripted: Any) ->
     open_stream = streamed(event("ADDED", "b", "8")).removesuffix(b"0\r\n\r\n").replace(b"Connection: close\r\n", b"")
     script, seen = scripted(listed("a"))
     script._left.append(open_stream)
-    watch = seen.watch(pace=Pace(silence_s=0.2, first_pause_s=0.02, longest_pause_s=0.05))
+    watch = seen.watch(pace=Pace(silence_s=0.2, pauses=Backoff(0.02, 0.05, jitter=0.5)))
     seen.until(lambda: set(names(watch)) == {"a", "b"})
     seen.until(lambda: any("resourceVersion=8" in line for line in script.asked))
 
 
 def test_a_proxy_that_ends_each_stream_at_once_is_not_asked_without_pause(scripted: Any) -> None:
     script, seen = scripted(listed("a"), *[streamed()] * 500)
-    seen.watch(pace=Pace(first_pause_s=0.1, longest_pause_s=0.2))
+    seen.watch(pace=Pace(pauses=Backoff(0.1, 0.2, jitter=0.5)))
     seen.idle(1.0)
     assert 3 < len(script.asked) < 20
     assert "ends at once" in seen.reasons["kubernetes pods"]
