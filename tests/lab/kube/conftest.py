@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from support.manager import ManagerProcess
+from support.waiting import until as wait_until
 
 from vpccni.lab import start as starting
 from vpccni.lab.api import Lab
@@ -20,6 +21,7 @@ from vpccni.shared.messages.common import Done, Status
 from vpccni.shared.messages.inventory import Inventory, NodeFacts, PodFact, PodFacts, Report
 
 WITHIN_S = 20.0
+until = partial(wait_until, within_s=WITHIN_S)
 OWN_POD = "/api/v1/namespaces/kube-system/pods"
 M = TypeVar("M", bound=Message)
 
@@ -100,13 +102,6 @@ class Manager(ManagerProcess):
 
 def events(lab: Lab) -> list[dict[str, Any]]:
     return list(lab.kube("GET", "/apis/events.k8s.io/v1/events")["items"])
-
-
-def until(holds: Callable[[], Any], what: str, *, within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not come within {within_s} s"
-        time.sleep(0.05)
 
 
 def _is_alive(pid: int) -> bool:

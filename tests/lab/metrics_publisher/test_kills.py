@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from support.waiting import until as wait_until
 
 from vpccni.lab.api import Lab
 from vpccni.shared.errors import VpccniError
@@ -21,6 +23,7 @@ from vpccni.shared.process import HEARTBEAT_S
 
 BACK_WITHIN_S = 3.0
 SETTLES_WITHIN_S = 15.0
+until = partial(wait_until, within_s=SETTLES_WITHIN_S)
 SCRAPE = """
 import http.client
 connection = http.client.HTTPConnection("127.0.0.1", 61678, timeout=5)
@@ -58,13 +61,6 @@ def ask(lab: Lab, message: Message) -> Message:
     return answer
 
 
-def until(ready: Callable[[], bool], what: str, within_s: float = SETTLES_WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def scrape(lab: Lab) -> str:
     """Return the page, empty when there is none."""
     done = lab.nodes[0].exec([sys.executable, "-c", SCRAPE], check=False)
@@ -100,9 +96,9 @@ def test_killed_at_a_reply_it_is_back_with_the_same_counts_and_pods_are_added_me
     ask(lab, ArmKillPoint(effect="http.reply", before=before))
     page = scrape(lab)
     assert bool(page) is not before, "the page is there whole or not at all"
-    until(lambda: pid(lab) not in (0, old), "it did not die", BACK_WITHIN_S)
+    until(lambda: pid(lab) not in (0, old), "it did not die", within_s=BACK_WITHIN_S)
     lab.add_pod("node-1", "meanwhile")
-    until(lambda: adds(lab) >= known, "what is shown went back", BACK_WITHIN_S)
+    until(lambda: adds(lab) >= known, "what is shown went back", within_s=BACK_WITHIN_S)
     lab.delete_pod("meanwhile")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from support.waiting import until as wait_until
 from tests_node import addresses_in_use
 
 from vpccni.lab.runtime import CniError
@@ -18,13 +19,7 @@ from vpccni.shared.names import IP_ALLOCATOR, NETLINK_PROGRAMMER, POLICY_AGENT
 AWAY_S = 1.0
 ADD_DEADLINE_S = 20.0
 SETTLES_WITHIN_S = 10.0
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SETTLES_WITHIN_S
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+until = partial(wait_until, within_s=SETTLES_WITHIN_S)
 
 
 @pytest.mark.parametrize("process", [IP_ALLOCATOR, POLICY_AGENT])

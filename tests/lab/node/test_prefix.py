@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from support.waiting import until as wait_until
 from tests.lab.node.conftest import NodeUnderTest
 
 from vpccni.lab.api import Lab
@@ -17,6 +18,7 @@ from vpccni.lab.api import Lab
 PREFIXES = {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1", "IP_COOLDOWN_PERIOD": "0"}
 SINGLE = {"ENABLE_PREFIX_DELEGATION": "false", "IP_COOLDOWN_PERIOD": "0"}
 SETTLES_WITHIN_S = 20.0
+until = partial(wait_until, within_s=SETTLES_WITHIN_S)
 
 
 @pytest.fixture
@@ -29,13 +31,6 @@ def held(node: NodeUnderTest) -> tuple[int, int]:
     """Return how many secondary addresses and prefixes EC2 says the node has."""
     enis = [eni for eni in node.lab.ec2_picture() if eni["node"] == node.node.name]
     return sum(len(eni["addresses"]) - 1 for eni in enis), sum(len(eni["prefixes"]) for eni in enis)
-
-
-def until(done: Callable[[], bool], what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + SETTLES_WITHIN_S
-    while not done():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.2)
 
 
 @pytest.mark.spec("ipam.W16")

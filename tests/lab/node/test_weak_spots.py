@@ -10,11 +10,13 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
+from support.waiting import until as wait_until
 from tests_node import addresses_in_use
 
 from vpccni.lab.api import Lab
@@ -25,13 +27,7 @@ ADDS = 200
 AT_ONCE = 32
 TOGETHER = 30
 WITHIN_S = 20.0
-
-
-def until(done: Callable[[], bool], what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not done():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.1)
+until = partial(wait_until, within_s=WITHIN_S)
 
 
 def pings(pod: Any, address: str) -> bool:
