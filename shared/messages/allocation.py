@@ -11,14 +11,16 @@ class Assign(Message, frozen=True, kw_only=True, tag="allocation.assign"):
     """A sandbox wants its addresses. Answer: `Assigned` or `NoCapacity`.
 
     Asking again for a sandbox gives the same addresses: the ledger keeps one entry a sandbox.
+    `multi_nic`: one address on every managed network card, all of them or none (spec ipam.md 18); otherwise one in all.
     """
 
     sandbox: Sandbox
     pod: PodRef
+    multi_nic: bool = False
 
 
 class AssignedInterface(msgspec.Struct, frozen=True):
-    """One address for one interface: a plain address, its ENI and where the ENI's routes are.
+    """One address for one interface: a plain address (IPv6 on an IPv6 node), its ENI and where the ENI's routes are.
 
     `route_table` is 254 (main) for the primary ENI (spec dataplane.md 2.2).
     """

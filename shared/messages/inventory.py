@@ -10,7 +10,8 @@ from vpccni.shared.messages.base import Message
 class Eni(msgspec.Struct, frozen=True):
     """One attached ENI as EC2 and metadata agree on it.
 
-    `addresses`: secondary IPv4 addresses (never the ENI's own primary address), `prefixes`: /28 in CIDR text.
+    `addresses`: secondary IPv4 addresses (never the ENI's own primary address), `prefixes`: in CIDR text, /28, on an IPv6 node /80.
+    `primary_ipv6` and `subnet_ipv6_cidr`: empty where the ENI has no IPv6 address or its subnet no IPv6 range.
     `confirmed` false: known, but the last look at EC2 or metadata did not show it as ours: give nothing out from it.
     `managed` false: not ours to use (tag no_manage and others, spec ipam.md 3). `attached_at`: CLOCK_BOOTTIME seconds.
     """
@@ -31,6 +32,8 @@ class Eni(msgspec.Struct, frozen=True):
     excluded: bool = False
     confirmed: bool = True
     attached_at: float = 0.0
+    primary_ipv6: str = ""
+    subnet_ipv6_cidr: str = ""
 
 
 class CardLimit(msgspec.Struct, frozen=True):
@@ -52,7 +55,8 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory.inventory"):
     """The whole picture of this instance; published when anything in it changed, never before the first complete look.
 
     `slots`: secondary addresses (or prefixes) an ENI can hold. `max_pods`: 0 when not known. `by_prefix`: new pods use /28 prefixes
-    (ENABLE_PREFIX_DELEGATION on a type that can), otherwise secondary addresses.
+    (ENABLE_PREFIX_DELEGATION on a type that can), otherwise secondary addresses. `ipv6`: the node's pods have IPv6 addresses
+    (ENABLE_IPv6), all out of one /80 prefix a card, which is enough for ever: nothing is grown or shrunk (spec ipam.md 17).
     """
 
     instance_id: str
@@ -69,6 +73,8 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory.inventory"):
     growth: Growth = Growth()
     pending_addresses: int = 0
     by_prefix: bool = False
+    ipv6: bool = False
+    vpc_ipv6_cidrs: list[str] = []
 
 
 class CardTarget(msgspec.Struct, frozen=True):

@@ -22,7 +22,10 @@ class UsableEnis(Message, frozen=True, kw_only=True, tag="wiring.usable_enis"):
 
 
 class Wiring(msgspec.Struct, frozen=True):
-    """One host veth of ours, as its alias and the kernel tell. `addresses` come from the host routes that point to it."""
+    """One host veth of ours, as its alias and the kernel tell. `addresses` come from the host routes that point to it.
+
+    A pod on several network cards has one of these a card, all with the same sandbox.
+    """
 
     sandbox: Sandbox
     pod: PodRef
