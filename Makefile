@@ -9,7 +9,7 @@ PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables n
 BESIDE := -n 4 --dist loadfile
 CODE := components shared cni lab bench src tests
 
-.PHONY: setup demo test test-full test-long check bench fleet spec-coverage clean
+.PHONY: setup demo test test-full test-long test-again check bench fleet spec-coverage clean
 
 setup: $(STAMP) cni/aws-cni
 
@@ -42,7 +42,11 @@ test-full: test test-long
 
 # What needs Go or minutes: every kill point, deadlines, cnitool.
 test-long: setup
-	$(PYTHON) -m pytest -q $(BESIDE) -m full
+	$(PYTHON) -m pytest -q $(BESIDE) -m full -o timeout=1500
+
+# What failed in the last run, one after the other: tells what a busy machine did from what is broken.
+test-again: setup
+	$(PYTHON) -m pytest -v --last-failed --last-failed-no-failures none -o timeout=1500
 
 bench: setup
 	$(PYTHON) -m vpccni.bench

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from vpccni.lab.api import Lab, Node
 
@@ -73,19 +74,15 @@ class Ec2InVpc:
         return call
 
     def remove_all_extra_enis(self) -> None:
-        import time
-
         for eni in self._lab.ec2_picture():
-            if eni.get("Attachment", {}).get("DeviceIndex") == 0:
+            eni_id, attachment = eni["NetworkInterfaceId"], eni.get("Attachment", {})
+            if attachment.get("DeviceIndex") == 0:
                 continue
-            if eni.get("Attachment"):
-                self.detach_network_interface(AttachmentId=eni["Attachment"]["AttachmentId"], Force=True)
-                deadline = time.monotonic() + 5
-                while time.monotonic() < deadline:
-                    (row,) = [
-                        r for r in self._lab.ec2_picture() if r["NetworkInterfaceId"] == eni["NetworkInterfaceId"]
-                    ]
-                    if row["Status"] == "available":
-                        break
-                    time.sleep(0.02)
-            self.delete_network_interface(NetworkInterfaceId=eni["NetworkInterfaceId"])
+            if attachment and attachment["Status"] != "detaching":
+                self.detach_network_interface(AttachmentId=attachment["AttachmentId"], Force=True)
+            until(lambda eni_id=eni_id: self._status(eni_id) == "available", f"{eni_id} is attached", within_s=5.0)
+            self.delete_network_interface(NetworkInterfaceId=eni_id)
+
+    def _status(self, eni_id: str) -> str:
+        (status,) = [row["Status"] for row in self._lab.ec2_picture() if row["NetworkInterfaceId"] == eni_id]
+        return str(status)
