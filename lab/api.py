@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from vpccni.lab import cleanup, vpc_plan
 from vpccni.lab import pod as pods
-from vpccni.lab.fabric import INTERNET_ADDRESS
+from vpccni.lab.fabric import INTERNET_ADDRESS, INTERNET_ADDRESS_V6
 from vpccni.lab.namespaces import NETNS_FOLDER, Place, call_in, make_netns
 from vpccni.lab.node import SUPERVISOR_CONF, LabError, Node
 from vpccni.lab.node_env import KUBECONFIG, node_environment
@@ -49,9 +49,12 @@ class Lab:
 
     @classmethod
     def up(cls, name: str = "lab", *, nodes: int = 2, instance_type: str = "m5.large", env: Mapping[str, str | None] | None = None,
-           start_processes: bool = True, run_on_disk: bool = False, transition_s: float = TRANSITION_S,
+           start_processes: bool = True, run_on_disk: bool = False, transition_s: float = TRANSITION_S, ipv6: bool = False,
            progress: Callable[[str], None] | None = None) -> Lab:  # fmt: skip
-        """Bring up a VPC with nodes; what a killed lab of this name left is cleared first. Raises LabError."""
+        """Bring up a VPC with nodes; what a killed lab of this name left is cleared first. Raises LabError.
+
+        `ipv6`: an IPv6 cluster; nodes have an IPv6 address too, and their pods none but IPv6 ones.
+        """
         if not NAME.match(name):
             raise LabError(f"lab name {name!r} cannot be used: 1 to 22 of a-z, 0-9 and -")
         say = progress or (lambda text: None)
@@ -61,9 +64,8 @@ class Lab:
         cleanup.clear(state)
         begin = time.monotonic()
         try:
-            lab = _build(
-                cls, name, state, nodes, instance_type, env or {}, run_on_disk=run_on_disk, transition_s=transition_s
-            )
+            lab = _build(cls, name, state, nodes, instance_type, env or {}, run_on_disk=run_on_disk, transition_s=transition_s,
+                         ipv6=ipv6)  # fmt: skip
             say(f"VPC, EC2, metadata and Kubernetes API answer ({time.monotonic() - begin:.1f} s)")
             if start_processes:
                 lab.start_processes(progress=say)
@@ -311,14 +313,16 @@ class Lab:
                 "name": n.name, "netns": n.netns, "netns_path": n.netns_path, "mntns_path": n.mntns_path, "holder_pid": n.holder,
                 "cni_bin_dir": "/opt/cni/bin", "cni_conf_dir": "/etc/cni/net.d", "run_dir": n.run_dir, "root": str(n.filesystem),
                 "instance_id": n.instance_id, "instance_type": n.instance_type, "primary_address": n.primary_address,
+                "primary_ipv6": n.primary_ipv6,
                 "zone": n.facts["zone"], "max_pods": n.facts["max_pods"], "processes": n.pids(), "supervisor_pid": n.supervisor_pid(),
                 "pods": sum(pod.node == n.name for pod in self.pods()),
             }
             for n in self.nodes
         ]  # fmt: skip
         return {
-            "name": self.name, "state": str(self.state), "nodes": rows, "vpc_cidr": str(vpc_plan.VPC_CIDR), "vpc_netns": f"{self.name}-vpc",
-            "internet_netns": f"{self.name}-internet", "internet_address": INTERNET_ADDRESS,
+            "name": self.name, "state": str(self.state), "nodes": rows, "vpc_cidr": str(vpc_plan.VPC_CIDR), "vpc_cidr_v6": str(vpc_plan.VPC_CIDR_V6),
+            "vpc_netns": f"{self.name}-vpc", "internet_netns": f"{self.name}-internet", "internet_address": INTERNET_ADDRESS,
+            "internet_address_v6": INTERNET_ADDRESS_V6,
             "endpoints": {
                 "ec2": vpc_plan.EC2_URL, "imds": "http://169.254.169.254", "kubernetes": vpc_plan.KUBE_URL,
                 "kubeconfig": str(self.state / "kubeconfig"), "kubernetes_socket": str(self.state / "kube.sock"),
@@ -332,7 +336,7 @@ class Lab:
 
 
 def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: str, env: Mapping[str, str | None],
-           *, run_on_disk: bool, transition_s: float) -> Lab:  # fmt: skip
+           *, run_on_disk: bool, transition_s: float, ipv6: bool) -> Lab:  # fmt: skip
     names = [f"node-{number}" for number in range(1, count + 1)]
     for folder in ("netns", "pods", *(f"nodes/{node}" for node in names)):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -342,6 +346,7 @@ def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: st
         make_netns(netns)
     plan = {
         "transition_s": transition_s,
+        "ipv6": ipv6,
         "internet_netns": f"{name}-internet",
         "nodes": [{"name": node, "netns": f"{name}-{node}", "instance_type": instance_type} for node in names],
     }
@@ -364,7 +369,12 @@ def _build(cls: type[Lab], name: str, state: Path, count: int, instance_type: st
     facts = {
         "name": name,
         "nodes": [
-            {"name": n, "netns": f"{name}-{n}", "holder": holders[n].pid, "env": node_environment(name, n, state, env)}
+            {
+                "name": n,
+                "netns": f"{name}-{n}",
+                "holder": holders[n].pid,
+                "env": node_environment(name, n, state, env, ipv6=ipv6),
+            }
             for n in names
         ],
         "cloud": {node["name"]: node for node in cloud["nodes"]},

@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="environment of the node processes",
     )
     up.add_argument("--unset", action="append", default=[], metavar="KEY")
+    up.add_argument("--ipv6", action="store_true", help="an IPv6 cluster: pods have IPv6 addresses")
     up.add_argument("--run-on-disk", action="store_true", help="keep the nodes' run folder on disk instead of tmpfs")
     up.add_argument("--no-processes", action="store_true", help="leave the node processes to you")
     status = verbs.add_parser("status", parents=[common], help="what runs and how to reach it")
@@ -98,10 +99,10 @@ def _up(args: argparse.Namespace) -> int:
     env: dict[str, str | None] = {**dict(args.set), **dict.fromkeys(args.unset)}
     lab = Lab.up(
         args.name, nodes=args.nodes, instance_type=args.instance_type, env=env, start_processes=not args.no_processes,
-        run_on_disk=args.run_on_disk, progress=say,
+        run_on_disk=args.run_on_disk, progress=say, ipv6=args.ipv6,
     )  # fmt: skip
     for node in lab.nodes:
-        say(f"{node.name}: {node.instance_type} {node.instance_id} {node.primary_address}")
+        say(f"{node.name}: {node.instance_type} {node.instance_id} {node.primary_address} {node.primary_ipv6}".rstrip())
     return 0
 
 

@@ -56,18 +56,21 @@ class Cloud:
     def _start_node(self, node: Mapping[str, str]) -> dict[str, Any]:
         subnet = next(iter(self.model.subnets.values()))
         with self.ec2.lock:
-            instance = self.model.run_instance(node["name"], node["instance_type"], subnet.id, now=time.monotonic())
+            instance = self.model.run_instance(
+                node["name"], node["instance_type"], subnet.id, now=time.monotonic(), ipv6=bool(self.plan["ipv6"])
+            )
             self.netns_of[instance.id] = node["netns"]
             self.ec2.changed()
             primary = self.model.enis_of(instance.id)[0]
             wire = next(wire for wire in self.wires() if wire.eni_id == primary.id)
-        configure_primary(wire, subnet.cidr.prefixlen, subnet.router)
+        primary_v6 = next(iter(primary.addresses_v6), None)
+        configure_primary(wire, subnet.cidr.prefixlen, subnet.router, primary_v6)
         metadata = imds.Metadata(str(NETNS_FOLDER / node["netns"]), partial(self._leaves, instance))
         metadata.serve()
         self.metadata[node["name"]] = metadata
         return {
             "name": node["name"], "instance_id": instance.id, "instance_type": instance.limits.name, "zone": instance.zone,
-            "primary_address": str(primary.primary), "max_pods": instance.limits.max_pods, "subnet_id": subnet.id,
+            "primary_address": str(primary.primary), "primary_ipv6": str(primary_v6 or ""), "max_pods": instance.limits.max_pods, "subnet_id": subnet.id,
         }  # fmt: skip
 
     def wires(self) -> list[Wire]:
@@ -197,7 +200,13 @@ def _interface_number(instance: Instance, card: int, device: int) -> int:
 
 
 def _subnet_row(subnet: Any) -> dict[str, Any]:
-    return {"id": subnet.id, "cidr": str(subnet.cidr), "zone": subnet.zone, "name": subnet.tags.get("Name", "")}
+    return {
+        "id": subnet.id,
+        "cidr": str(subnet.cidr),
+        "cidr_v6": str(subnet.cidr_v6),
+        "zone": subnet.zone,
+        "name": subnet.tags.get("Name", ""),
+    }
 
 
 def _picture_row(cloud: Cloud, eni_id: str) -> dict[str, Any]:
@@ -205,7 +214,12 @@ def _picture_row(cloud: Cloud, eni_id: str) -> dict[str, Any]:
     node = cloud.model.instances[eni.attachment.instance_id].node if eni.attachment else None
     row: dict[str, Any] = plain(eni_document(cloud.model, eni))
     addresses = [str(eni.primary), *map(str, eni.secondaries)]
-    return row | {"node": node, "addresses": addresses, "prefixes": [str(prefix) for prefix in eni.prefixes]}
+    return row | {
+        "node": node,
+        "addresses": addresses,
+        "prefixes": [str(prefix) for prefix in (*eni.prefixes, *eni.prefixes_v6)],
+        "addresses_v6": [str(address) for address in eni.addresses_v6],
+    }
 
 
 def _serve_admin(cloud: Cloud, path: Path) -> None:

@@ -146,6 +146,7 @@ def _eni_facts(model: Ec2Model, eni: Eni) -> dict[str, list[str]]:
         "group-id": list(eni.groups),
         "private-ip-address": [str(eni.primary)],
         "addresses.private-ip-address": [str(eni.primary), *map(str, eni.secondaries)],
+        "ipv6-addresses.ipv6-address": list(map(str, eni.addresses_v6)),
         "availability-zone": [model.subnets[eni.subnet_id].zone],
         "attachment.instance-id": [attachment.instance_id] if attachment else [],
         "attachment.status": [attachment.status] if attachment else [],
@@ -376,6 +377,7 @@ def assign_ipv6_addresses(model: Ec2Model, enis: Mapping[str, Eni], params: Para
         params["NetworkInterfaceId"],
         count=int(params.get("Ipv6AddressCount") or 0),
         prefix_count=int(params.get("Ipv6PrefixCount") or 0),
+        prefixes=[IPv6Network(p) for p in _values(params, "Ipv6Prefixes")],
     )
     return {
         "NetworkInterfaceId": params["NetworkInterfaceId"],

@@ -45,14 +45,16 @@ class Ec2Model:
 
     # ------------------------------------------------------------------ instances
 
-    def run_instance(self, node: str, instance_type: str, subnet_id: str, *, now: float) -> Instance:
-        """Start an instance with its primary ENI attached at once."""
+    def run_instance(
+        self, node: str, instance_type: str, subnet_id: str, *, now: float, ipv6: bool = False
+    ) -> Instance:
+        """Start an instance with its primary ENI attached at once; `ipv6`: the ENI has an IPv6 address too."""
         subnet = self.subnets[subnet_id]
         instance = Instance(
             id=f"i-{secrets.token_hex(8)}", node=node, limits=limits_of(instance_type),
             subnet_id=subnet_id, zone=subnet.zone, launched_at=now,
         )  # fmt: skip
-        eni = self.create(NewEni(subnet_id=subnet_id, description=""), token=None)
+        eni = self.create(NewEni(subnet_id=subnet_id, ipv6_count=int(ipv6)), token=None)
         self.instances[instance.id] = instance
         eni.attachment = self._attachment(instance.id, 0, 0, now=now)
         eni.attachment.status, eni.attachment.delete_on_termination = "attached", True
@@ -187,17 +189,33 @@ class Ec2Model:
         eni.secondaries = [a for a in eni.secondaries if a not in addresses]
         eni.prefixes = [p for p in eni.prefixes if p not in prefixes]
 
-    def assign_v6(self, eni_id: str, *, count: int, prefix_count: int) -> tuple[list[IPv6Address], list[IPv6Network]]:
+    def assign_v6(self, eni_id: str, *, count: int, prefix_count: int, prefixes: Sequence[IPv6Network] = ()
+                  ) -> tuple[list[IPv6Address], list[IPv6Network]]:  # fmt: skip
         """Assign IPv6 addresses or prefixes; return only the new ones."""
         eni = self.eni(eni_id)
+        if bool(count) + bool(prefix_count) + bool(prefixes) != 1:
+            raise Refused(
+                "InvalidParameterCombination", "Specify exactly one of addresses, prefixes and a prefix count."
+            )
         limit = self._ipv6_limit(eni)
-        if len(eni.addresses_v6) + len(eni.prefixes_v6) + count + prefix_count > limit:
+        if eni.slots_used_v6() + count + prefix_count + len(prefixes) > limit:
             raise Refused("Ipv6AddressLimitExceeded", f"Number of IPv6 addresses will exceed {limit} for {eni_id}.")
-        return self._grow_v6(eni, count, prefix_count)
+        if not prefixes:
+            return self._grow_v6(eni, count, prefix_count)
+        subnet = self.subnets[eni.subnet_id]
+        for block in prefixes:
+            if block.prefixlen != PREFIX_LENGTH_V6 or not block.subnet_of(subnet.cidr_v6):
+                raise Refused("InvalidParameterValue", f"{block} is no /{PREFIX_LENGTH_V6} of {subnet.cidr_v6}.")
+            if any(block.overlaps(other) for other in self._used_v6()):
+                raise Refused("InvalidIPAddress.InUse", f"The specified prefix is already in use: {block}")
+        eni.prefixes_v6 += prefixes
+        return [], list(prefixes)
 
     def unassign_v6(self, eni_id: str, addresses: Sequence[IPv6Address], prefixes: Sequence[IPv6Network]) -> None:
         """Take IPv6 addresses and prefixes off an ENI; all or nothing."""
         eni = self.eni(eni_id)
+        if not addresses and not prefixes:
+            raise Refused("MissingParameter", "Specify the addresses or prefixes to unassign.")
         if any(a not in eni.addresses_v6 for a in addresses) or any(p not in eni.prefixes_v6 for p in prefixes):
             raise Refused("InvalidParameterValue", f"Some of the addresses are not assigned to interface {eni_id}")
         eni.addresses_v6 = [a for a in eni.addresses_v6 if a not in addresses]
@@ -286,8 +304,26 @@ class Ec2Model:
                 owner[address] = eni.id
             limit = self._ipv4_limit(eni)
             assert eni.slots_used() <= limit, f"{eni.id} has {eni.slots_used()} of {limit} addresses"
+            limit_v6 = self._ipv6_limit(eni)
+            assert eni.slots_used_v6() <= limit_v6, f"{eni.id} has {eni.slots_used_v6()} of {limit_v6} IPv6 addresses"
+        self._check_v6()
         for subnet_id, taken in self.taken.items():
             assert not taken & set(owner), f"something outside holds addresses of ENIs in {subnet_id}"
+
+    def _check_v6(self) -> None:
+        """Raise AssertionError if an IPv6 address or prefix lives twice or outside its subnet."""
+        owner: dict[IPv6Network, str] = {}
+        for eni in self.enis.values():
+            for block in eni.prefixes_v6:
+                assert block.subnet_of(self.subnets[eni.subnet_id].cidr_v6), f"{block} is no part of {eni.id}'s subnet"
+                assert block not in owner, f"{block} is on {owner[block]} and on {eni.id}"
+                owner[block] = eni.id
+        for eni in self.enis.values():
+            for address in eni.addresses_v6:
+                assert address in self.subnets[eni.subnet_id].cidr_v6, f"{address} is no part of {eni.id}'s subnet"
+                for block in (IPv6Network(address), IPv6Network((address, PREFIX_LENGTH_V6), strict=False)):
+                    assert block not in owner, f"{address} is on {owner[block]} and on {eni.id}"
+                owner[IPv6Network(address)] = eni.id
 
     # ------------------------------------------------------------------ inside
 
@@ -337,6 +373,11 @@ class Ec2Model:
         if eni.attachment is None:
             return UNATTACHED_ADDRESS_LIMIT
         return self.instances[eni.attachment.instance_id].limits.ipv6_per_eni
+
+    def _used_v6(self) -> list[IPv6Network]:
+        return [
+            block for eni in self.enis.values() for block in (*map(IPv6Network, eni.addresses_v6), *eni.prefixes_v6)
+        ]
 
     def _used(self, subnet: Subnet) -> set[IPv4Address]:
         mine = (eni for eni in self.enis.values() if eni.subnet_id == subnet.id)
@@ -418,11 +459,15 @@ class Ec2Model:
         return list(addresses), list(prefixes)
 
     def _grow_v6(self, eni: Eni, count: int, prefix_count: int) -> tuple[list[IPv6Address], list[IPv6Network]]:
+        """Choose at random, as EC2 does: single addresses in the subnet's first /80, prefixes in the others."""
         subnet = self.subnets[eni.subnet_id]
-        base = int(subnet.cidr_v6.network_address)
-        addresses = [IPv6Address(base + (1 << 32) + secrets.randbelow(1 << 31)) for _ in range(count)]
-        taken = {p for e in self.enis.values() for p in e.prefixes_v6}
-        prefixes: list[IPv6Network] = []
+        base, taken = int(subnet.cidr_v6.network_address), set(self._used_v6())
+        addresses, prefixes = list[IPv6Address](), list[IPv6Network]()
+        while len(addresses) < count:
+            address = IPv6Address(base + (1 << 32) + secrets.randbelow(1 << 31))
+            if IPv6Network(address) not in taken:
+                addresses.append(address)
+                taken.add(IPv6Network(address))
         while len(prefixes) < prefix_count:
             number = 1 + secrets.randbelow((1 << (PREFIX_LENGTH_V6 - subnet.cidr_v6.prefixlen)) - 1)
             block = IPv6Network((base + (number << (128 - PREFIX_LENGTH_V6)), PREFIX_LENGTH_V6))

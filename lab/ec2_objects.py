@@ -91,6 +91,10 @@ class Eni:
         """Count what the instance type's IPv4 limit counts: the primary, each secondary, each prefix."""
         return 1 + len(self.secondaries) + len(self.prefixes)
 
+    def slots_used_v6(self) -> int:
+        """Count what the instance type's IPv6 limit counts: each address, each prefix."""
+        return len(self.addresses_v6) + len(self.prefixes_v6)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:

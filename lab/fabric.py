@@ -5,8 +5,10 @@
                             (one namespace)
 
 Each attached ENI is a veth. In the router's namespace its primary address is a permanent neighbour and every other address or
-prefix an onlink route through it, so the router knows which address lives on which ENI. `rp_filter=1` on each is the
-source check, a blackhole swallows what no ENI owns, and only primary addresses may leave for the internet.
+prefix an onlink route through it, so the router knows which address lives on which ENI. IPv6 goes the same way through a link-local
+neighbour made of the ENI's MAC: as in EC2, a whole /80 reaches the ENI without neighbour discovery, and the router is `fe80:ec2::1` on
+every ENI. `rp_filter=1` (IPv6: a look-up by source) on each is the source check, a blackhole swallows what no ENI owns. For the internet
+only primary IPv4 addresses may leave; IPv6 addresses leave as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,10 @@ ENI_MTU: Final = 9001
 INTERNET_MTU: Final = 1500
 INTERNET_ADDRESS: Final = "203.0.113.10"
 INTERNET_ROUTER: Final = "203.0.113.1"
+INTERNET_ADDRESS_V6: Final = "2001:db8:ffff::10"
+INTERNET_ROUTER_V6: Final = "2001:db8:ffff::1"
+ROUTER_V6: Final = "fe80:ec2::1"
+"""The VPC router on every ENI's link (spec dataplane.md 3)."""
 ROUTER_LINK_LOCAL: Final = "fe80::1"
 COMMAND_TIMEOUT_S: Final = 10.0
 
@@ -47,6 +53,13 @@ class Wire:
     def port(self) -> str:
         """The router's end of the veth."""
         return f"v{self.eni_id.removeprefix('eni-')[:14]}"
+
+    @property
+    def link_local(self) -> IPv6Address:
+        """The neighbour that IPv6 routes go through: the address that the MAC would make (EUI-64)."""
+        octets = bytearray.fromhex(self.mac.replace(":", ""))
+        octets[0] ^= 2
+        return IPv6Address(bytes((0xFE, 0x80, *(0,) * 6)) + octets[:3] + b"\xff\xfe" + octets[3:])
 
 
 def run(argv: list[str], *, stdin: str | None = None) -> str:
@@ -79,7 +92,7 @@ def sysctl(path: str, value: str) -> None:
 class Fabric:
     """The VPC router. This process must live in the router's network namespace."""
 
-    def __init__(self, vpc_cidr: IPv4Network, vpc_cidr_v6: str) -> None:
+    def __init__(self, vpc_cidr: IPv4Network, vpc_cidr_v6: IPv6Network) -> None:
         self._vpc, self._vpc_v6 = vpc_cidr, vpc_cidr_v6
         self._wires: dict[str, Wire] = {}
 
@@ -95,6 +108,7 @@ class Fabric:
                 f"route add blackhole {self._vpc_v6}",
                 f"link add v-internet mtu {INTERNET_MTU} type veth peer name eth0 mtu {INTERNET_MTU} netns {internet_netns}",
                 f"addr add {INTERNET_ROUTER}/24 dev v-internet",
+                f"addr add {INTERNET_ROUTER_V6}/64 dev v-internet nodad",
                 "link set v-internet up",
             ]
         )
@@ -102,8 +116,10 @@ class Fabric:
             internet_netns,
             [
                 f"addr add {INTERNET_ADDRESS}/24 dev eth0",
+                f"addr add {INTERNET_ADDRESS_V6}/64 dev eth0 nodad",
                 "link set eth0 up",
                 f"route add default via {INTERNET_ROUTER}",
+                f"route add default via {INTERNET_ROUTER_V6}",
             ],
         )
         run(["nft", "-f", "-"], stdin=_FIREWALL)
@@ -136,6 +152,8 @@ class Fabric:
         ip_batch(
             [
                 f"addr add {ROUTER_LINK_LOCAL}/64 dev {port} nodad",
+                f"addr add {ROUTER_V6}/128 dev {port} nodad",
+                f"neigh replace {wire.link_local} lladdr {wire.mac} dev {port} nud permanent",
                 f"neigh replace {wire.primary} lladdr {wire.mac} dev {port} nud permanent",
                 f"route replace {wire.primary}/32 dev {port}",
                 *(_route(wire, destination, "replace") for destination in sorted(wire.destinations)),
@@ -154,27 +172,34 @@ class Fabric:
         )
 
 
-def configure_primary(wire: Wire, prefix_length: int, router: IPv4Address) -> None:
-    """Bring up a node's primary ENI as the machine image does at boot (DHCP): address, default route, MTU."""
+def configure_primary(wire: Wire, prefix_length: int, router: IPv4Address, address_v6: IPv6Address | None) -> None:
+    """Bring up a node's primary ENI as the machine image does at boot (DHCP, router advertisement): addresses, default routes, MTU."""
+    v6 = [
+        f"addr add {address_v6}/128 dev {wire.ifname} nodad",
+        f"route replace default via {ROUTER_V6} dev {wire.ifname} proto ra metric 512",
+    ]
+
+    def settings() -> None:
+        sysctl("ipv4/ip_forward", "1")
+        # A node that has booted has long found its link-local address unique; until then it asks nobody for a neighbour.
+        sysctl(f"ipv6/conf/{wire.ifname}/accept_dad", "0")
+
+    call_in(Place(net=f"/run/netns/{wire.netns}"), settings)
     ip_batch_in(
         wire.netns,
         [
             f"addr add {wire.primary}/{prefix_length} dev {wire.ifname}",
             f"link set {wire.ifname} up",
             f"route replace default via {router} dev {wire.ifname}",
+            *(v6 if address_v6 is not None else ()),
             "addr add 169.254.169.254/32 dev lo",
         ],
     )
 
-    def settings() -> None:
-        sysctl("ipv4/ip_forward", "1")
-
-    call_in(Place(net=f"/run/netns/{wire.netns}"), settings)
-
 
 def _route(wire: Wire, destination: str, verb: str) -> str:
     if ":" in destination:
-        return f"route {verb} {destination} dev {wire.port}"
+        return f"route {verb} {destination} via {wire.link_local} dev {wire.port} onlink"
     return f"route {verb} {destination} via {wire.primary} dev {wire.port} onlink"
 
 
@@ -184,6 +209,7 @@ table inet lab {
   chain raw {
     type filter hook prerouting priority raw; policy accept;
     iifname "v-internet" ip saddr 10.0.0.0/16 counter drop
+    iifname "v-internet" ip6 saddr 2001:db8:0:100::/56 counter drop
     iifname "v*" iifname != "v-internet" ip6 saddr != fe80::/10 fib saddr . iif oif missing counter drop
   }
   chain leave {

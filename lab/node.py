@@ -113,6 +113,11 @@ class Node(Executor):
     def primary_address(self) -> str:
         return str(self.facts["primary_address"])
 
+    @property
+    def primary_ipv6(self) -> str:
+        """The primary ENI's IPv6 address, empty in a lab without IPv6."""
+        return str(self.facts["primary_ipv6"])
+
     def runtime(self) -> Runtime:
         """Return a container runtime's CNI half on this node."""
         return Runtime(self.filesystem, self._start_plugin, {"PATH": self.env["PATH"], "HOME": "/root"})

@@ -41,13 +41,18 @@ MANIFEST: Final = {  # spec/operations.md 6, column "Manifest"
     "WARM_ENI_TARGET": "1",
     "WARM_PREFIX_TARGET": "1",
 }
+IPV6: Final = {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"}
+"""What an operator changes in the manifest of an IPv6 cluster."""
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def node_environment(lab: str, node: str, state: Path, overrides: Mapping[str, str | None]) -> dict[str, str]:
+def node_environment(
+    lab: str, node: str, state: Path, overrides: Mapping[str, str | None], *, ipv6: bool = False
+) -> dict[str, str]:
     """Return the environment of a node; an override of None takes a variable away."""
     env: dict[str, str | None] = {
         **MANIFEST,
+        **(IPV6 if ipv6 else {}),
         "MY_NODE_NAME": node,
         "MY_POD_NAME": f"aws-node-{node}",
         "CLUSTER_NAME": lab,

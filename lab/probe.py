@@ -43,10 +43,11 @@ def main(argv: Sequence[str]) -> int:
 
 def serve(port: int) -> dict[str, object]:
     """Serve until standard input closes; report the numbers received, the highest, and the senders."""
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    udp.bind(("", port))
-    listener = socket.create_server(("", port), backlog=64)
+    udp.bind(("::", port))
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=64, dualstack_ipv6=True)
     clients: list[socket.socket] = []
     numbers: set[int] = set()
     senders: set[str] = set()
@@ -60,7 +61,7 @@ def serve(port: int) -> dict[str, object]:
         if udp in readable:
             data, peer = udp.recvfrom(2048)
             numbers.add(int(data.split()[0]))
-            senders.add(peer[0])
+            senders.add(_plain(peer[0]))
         if listener in readable:
             clients.append(listener.accept()[0])
         for client in [one for one in clients if one in readable]:
@@ -70,13 +71,18 @@ def serve(port: int) -> dict[str, object]:
     return {"received": len(numbers), "highest": max(numbers, default=0), "senders": sorted(senders)}
 
 
+def _plain(address: str) -> str:
+    """Return an address as people write it: a socket for both families shows IPv4 as a part of IPv6."""
+    return address.removeprefix("::ffff:")
+
+
 def _echo(client: socket.socket) -> bool:
     try:
         data = client.recv(65536)
     except ConnectionError:
         return False
     if data == WHOAMI:
-        client.sendall(client.getpeername()[0].encode() + b"\n")
+        client.sendall(_plain(client.getpeername()[0]).encode() + b"\n")
     elif data:
         client.sendall(data)
     return bool(data)
@@ -84,7 +90,7 @@ def _echo(client: socket.socket) -> bool:
 
 def send_udp(address: str, port: int) -> dict[str, object]:
     """Send numbered packets at a steady rate until standard input closes."""
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     sender.connect((address, port))
     begin = time.monotonic()
     number = refused = 0

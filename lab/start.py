@@ -58,7 +58,8 @@ def node_object(node: Node) -> dict[str, Any]:
     }  # fmt: skip
     resources = {"pods": str(node.facts["max_pods"]), "cpu": "2", "memory": "8Gi"}
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "the lab is ready"}
-    addresses = [{"type": "InternalIP", "address": node.primary_address}, {"type": "Hostname", "address": node.name}]
+    address = node.primary_ipv6 or node.primary_address
+    addresses = [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": node.name}]
     return {
         "metadata": {"name": node.name, "labels": labels},
         "spec": {"providerID": f"aws:///{zone}/{node.instance_id}"},

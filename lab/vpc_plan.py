@@ -10,7 +10,7 @@ from vpccni.lab.ec2_objects import Subnet
 
 REGION: Final = "us-west-2"
 VPC_CIDR: Final = IPv4Network("10.0.0.0/16")
-VPC_CIDR_V6: Final = "fd00:ec2:0:100::/56"
+VPC_CIDR_V6: Final = IPv6Network("2001:db8:0:100::/56")
 SERVICE: Final = IPv4Address("10.0.255.10")
 EC2_PORT: Final = 8000
 KUBE_PORT: Final = 6443
@@ -28,7 +28,7 @@ _LAYOUT: Final = (
 
 def subnets() -> list[Subnet]:
     """Return the subnets with fresh ids; the first is where nodes live."""
-    blocks = IPv6Network(VPC_CIDR_V6).subnets(new_prefix=64)
+    blocks = VPC_CIDR_V6.subnets(new_prefix=64)
     return [
         Subnet(
             id=f"subnet-{secrets.token_hex(8)}",

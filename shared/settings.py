@@ -16,6 +16,7 @@ TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 MTU_MAX: Final = 9001
 MTU_MIN: Final = 576
+MTU_MIN_V6: Final = 1280
 CONNMARK_DEFAULT: Final = 0x80
 CONNMARK_MAX: Final = 0xFFFFFFFF
 VETH_PREFIX_BYTES: Final = 4
@@ -26,9 +27,7 @@ POLICY_MODES: Final = frozenset({"none", "strict", "standard"})
 CHECKPOINT_DEFAULT: Final = "/var/run/aws-node/ipam.json"
 
 UNSUPPORTED_BOOLS: Final = {
-    "ENABLE_IPv6": False,
     "ENABLE_POD_ENI": False,
-    "ENABLE_MULTI_NIC": False,
     "ENABLE_V6_EGRESS": False,
 }
 """Settings whose feature this release does not have: another value than the default stops the start, by name."""
@@ -42,6 +41,8 @@ class Settings:
     warm_ip_target: int = 0  # WARM_IP_TARGET, 0: off
     minimum_ip_target: int = 0  # MINIMUM_IP_TARGET, 0: off
     warm_prefix_target: int = 0  # WARM_PREFIX_TARGET
+    ipv6: bool = False  # ENABLE_IPv6, else ENABLE_IPv4: pods have addresses of one family
+    multi_nic: bool = False  # ENABLE_MULTI_NIC
     prefix_delegation: bool = False  # ENABLE_PREFIX_DELEGATION
     prefix_fallback: bool = False  # VPCCNI_PREFIX_FALLBACK
     max_eni: int = 0  # MAX_ENI, 0: no cap
@@ -49,7 +50,7 @@ class Settings:
     manage_untagged_eni: bool = True  # MANAGE_UNTAGGED_ENI
     subnet_discovery: bool = True  # ENABLE_SUBNET_DISCOVERY
     custom_networking: bool = False  # AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG
-    leaked_eni_cleanup: bool = True  # not DISABLE_LEAKED_ENI_CLEANUP
+    leaked_eni_cleanup: bool = True  # not DISABLE_LEAKED_ENI_CLEANUP, and not IPv6
     imds_only: bool = False  # ENABLE_IMDS_ONLY_MODE
     provisioning: bool = True  # not DISABLE_NETWORK_RESOURCE_PROVISIONING, and not IMDS-only
     manage_unschedulable: bool = False  # AWS_MANAGE_ENIS_NON_SCHEDULABLE
@@ -156,20 +157,24 @@ def read(raw: Mapping[str, str]) -> Reading:
     """Return the settings of an environment with what is wrong in it. Never raises."""
     reader = _Reader(raw)
     _refuse_unsupported(reader)
-    eni_mtu = reader.number("AWS_VPC_ENI_MTU", MTU_MAX, MTU_MIN, MTU_MAX)
+    ipv6 = _ipv6(reader)
+    mtu_min = MTU_MIN_V6 if ipv6 else MTU_MIN
+    eni_mtu = reader.number("AWS_VPC_ENI_MTU", MTU_MAX, mtu_min, MTU_MAX)
     settings = Settings(
         warm_eni_target=reader.target("WARM_ENI_TARGET", 1),
         warm_ip_target=reader.target("WARM_IP_TARGET", 0),
         minimum_ip_target=reader.target("MINIMUM_IP_TARGET", 0),
         warm_prefix_target=reader.target("WARM_PREFIX_TARGET", 0),
-        prefix_delegation=_prefix_delegation(reader),
+        ipv6=ipv6,
+        multi_nic=reader.flag("ENABLE_MULTI_NIC", False),
+        prefix_delegation=_prefix_delegation(reader, needed=ipv6),
         prefix_fallback=reader.flag("VPCCNI_PREFIX_FALLBACK", False),
         max_eni=reader.target("MAX_ENI", 0, least=1),
         ip_cooldown_s=reader.number("IP_COOLDOWN_PERIOD", COOLDOWN_DEFAULT_S, 0, 1 << 40),
         manage_untagged_eni=reader.flag("MANAGE_UNTAGGED_ENI", True),
-        custom_networking=reader.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", False, empty_is_unset=True),
+        custom_networking=_custom_networking(reader, possible=not ipv6),
         subnet_discovery=reader.flag("ENABLE_SUBNET_DISCOVERY", True, empty_is_unset=True),
-        leaked_eni_cleanup=not reader.flag("DISABLE_LEAKED_ENI_CLEANUP", False),
+        leaked_eni_cleanup=not (reader.flag("DISABLE_LEAKED_ENI_CLEANUP", False) or ipv6),
         imds_only=(imds_only := reader.flag("ENABLE_IMDS_ONLY_MODE", False)),
         provisioning=not (reader.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING", False) or imds_only),
         manage_unschedulable=reader.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE", False, empty_is_unset=True),
@@ -198,7 +203,7 @@ def read(raw: Mapping[str, str]) -> Reading:
         connmark=_connmark(reader),
         veth_prefix=_veth_prefix(reader),
         eni_mtu=eni_mtu,
-        pod_mtu=reader.number("POD_MTU", eni_mtu, MTU_MIN, MTU_MAX),
+        pod_mtu=reader.number("POD_MTU", eni_mtu, mtu_min, MTU_MAX),
         bandwidth_plugin=reader.flag("ENABLE_BANDWIDTH_PLUGIN", False),
         disable_pod_v6=reader.flag("DISABLE_POD_V6", False),
         tcp_early_demux=not reader.flag("DISABLE_TCP_EARLY_DEMUX", False),
@@ -214,10 +219,26 @@ def _refuse_unsupported(reader: _Reader) -> None:
             reader.errors.append(
                 f"{name} is not supported by this release; unset it or set it to {str(default).lower()}"
             )
-    if not reader.flag("ENABLE_IPv4", True, empty_is_unset=True):
-        reader.errors.append("ENABLE_IPv4=false is not supported by this release: IPv4 is the one family it has")
     if reader.raw.get("AWS_EXTERNAL_SERVICE_CIDRS"):
         reader.errors.append("AWS_EXTERNAL_SERVICE_CIDRS is not supported by this release; unset it")
+
+
+def _ipv6(reader: _Reader) -> bool:
+    """Exactly one family must be on (spec env.md 2). Where ENABLE_IPv4 is not set, the other variable alone decides."""
+    ipv6 = reader.flag("ENABLE_IPv6", False)
+    if reader.flag("ENABLE_IPv4", not ipv6) == ipv6:
+        state = "on" if ipv6 else "off"
+        reader.errors.append(
+            f"ENABLE_IPv4 and ENABLE_IPv6 are both {state}; pods have one family: set exactly one to true"
+        )
+    return ipv6
+
+
+def _custom_networking(reader: _Reader, *, possible: bool) -> bool:
+    wanted = reader.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", False, empty_is_unset=True)
+    if wanted and not possible:
+        reader.errors.append("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true does not go with ENABLE_IPv6; set it to false")
+    return wanted
 
 
 def _policy_mode(reader: _Reader) -> str:
@@ -232,9 +253,13 @@ def _policy_mode(reader: _Reader) -> str:
     return mode.lower()
 
 
-def _prefix_delegation(reader: _Reader) -> bool:
+def _prefix_delegation(reader: _Reader, *, needed: bool) -> bool:
     """The targets are compared as texts, as the reference's entrypoint does (spec env.md 1): `abc` passes, `-5` does not."""
     wanted = reader.flag("ENABLE_PREFIX_DELEGATION", False)
+    if needed and not wanted:
+        reader.errors.append(
+            "ENABLE_IPv6=true needs ENABLE_PREFIX_DELEGATION=true: pods' addresses come out of a /80 prefix"
+        )
     names = ("WARM_PREFIX_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET")
     if wanted and all(reader.raw.get(name, "0") <= "0" for name in names):
         reader.errors.append(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.shared.settings import FALSE, UNSUPPORTED_BOOLS, Settings
+from vpccni.shared.settings import UNSUPPORTED_BOOLS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ TABLE: Final = _rows("""
     ENABLE_IMDS_ONLY_MODE | imds_only | never ask EC2, only instance metadata
     DISABLE_LEAKED_ENI_CLEANUP | leaked_eni_cleanup | whether ENIs that crashed nodes left are deleted
     ENABLE_IPv4 | | pods get IPv4 addresses
-    ENABLE_IPv6 | | pods get IPv6 addresses
-    ENABLE_PREFIX_DELEGATION | prefix_delegation | take /28 prefixes instead of single addresses
+    ENABLE_IPv6 | ipv6 | pods get IPv6 addresses, out of one /80 prefix
+    ENABLE_PREFIX_DELEGATION | prefix_delegation | take prefixes (/28; IPv6: /80) instead of single addresses
     VPCCNI_PREFIX_FALLBACK | prefix_fallback | single addresses where all subnets are fragmented
     ENABLE_SUBNET_DISCOVERY | subnet_discovery | choose ENIs' subnets by tag and free addresses
     AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG | custom_networking | take subnet and security groups from ENIConfig
@@ -48,7 +48,7 @@ TABLE: Final = _rows("""
     ENI_CONFIG_LABEL_DEF | | node label that names the ENIConfig
     ENABLE_POD_ENI | | security groups for pods
     POD_SECURITY_GROUP_ENFORCING_MODE | pod_sg_mode | how branch pods' traffic is judged
-    ENABLE_MULTI_NIC | | use network cards above 0
+    ENABLE_MULTI_NIC | multi_nic | use network cards above 0 too
     MANAGE_UNTAGGED_ENI | manage_untagged_eni | whether ENIs without our tag are used
     ANNOTATE_POD_IP | annotate_pod_ip | write each pod's address into its annotations
     NETWORK_POLICY_ENFORCING_MODE | network_policy_mode | network policy (empty: no agent in the path)
@@ -89,9 +89,18 @@ TABLE: Final = _rows("""
 """)
 
 
+IPV4_ONLY: Final = frozenset(
+    """WARM_ENI_TARGET WARM_IP_TARGET MINIMUM_IP_TARGET WARM_PREFIX_TARGET MAX_ENI VPCCNI_PREFIX_FALLBACK
+    DISABLE_LEAKED_ENI_CLEANUP""".split()
+)
+"""What an IPv6 node has no use for: nothing there is grown, shrunk or swept (spec env.md 1, ipam.md 17)."""
+
+
 def note(name: str, settings: Settings) -> str:
     """Return why a value has no effect at present, or empty."""
     by_address = settings.warm_ip_target > 0 or settings.minimum_ip_target > 0
+    if settings.ipv6 and name in IPV4_ONLY:
+        return "no effect: IPv6 pods have all addresses of one /80"
     if name == "WARM_ENI_TARGET" and by_address:
         return "no effect: WARM_IP_TARGET or MINIMUM_IP_TARGET rules"
     if name == "WARM_ENI_TARGET" and settings.prefix_delegation:
@@ -135,6 +144,4 @@ def traps(raw: Mapping[str, str], settings: Settings) -> list[str]:
         field = name.lower()
         if text and not text.lstrip("+-").isdigit():
             found.append(f"{name}={text!r} is no number: {getattr(settings, field)} is used")
-    if raw.get("ENABLE_IPv4") in FALSE and raw.get("ENABLE_IPv6", "false") in FALSE:
-        found.append("both ENABLE_IPv4 and ENABLE_IPv6 are off")
     return found

@@ -36,6 +36,10 @@ from vpccni.shared.settings_file import KNOWN, unknown_names
         ("ADDITIONAL_ENI_TAGS", '{"team":"a","x.k8s.amazonaws.com/y":"b"}', "additional_eni_tags", {"team": "a"}),
         ("ADDITIONAL_ENI_TAGS", '{"team":1}', "additional_eni_tags", {}),
         ("INTROSPECTION_BIND_ADDRESS", "", "introspection_bind_address", ""),
+        ("ENABLE_MULTI_NIC", "true", "multi_nic", True),
+        ("ENABLE_MULTI_NIC", "yes", "multi_nic", False),
+        ("ENABLE_IPv6", "yes", "ipv6", False),
+        ("ENABLE_IPv4", "", "ipv6", False),
     ],
 )
 @pytest.mark.spec("dataplane.18.38")
@@ -64,6 +68,32 @@ def test_what_cannot_be_used_stops_the_start_and_is_named(name: str, text: str) 
     errors = read({name: text}).errors
     assert len(errors) == 1
     assert name in errors[0]
+
+
+IPV6 = {"ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"}
+
+
+def test_an_ipv6_node_has_no_leak_sweep_and_needs_no_word_on_ipv4() -> None:
+    for more in ({}, {"ENABLE_IPv4": "false"}, {"ENABLE_IPv4": "junk"}):
+        reading = read({**IPV6, **more})
+        assert not reading.errors
+        assert (reading.settings.ipv6, reading.settings.leaked_eni_cleanup) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"ENABLE_IPv4": "true"}, "ENABLE_IPv4"),
+        ({"ENABLE_PREFIX_DELEGATION": "false"}, "ENABLE_PREFIX_DELEGATION"),
+        ({"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true"}, "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"),
+        ({"AWS_VPC_ENI_MTU": "1279"}, "AWS_VPC_ENI_MTU"),
+        ({"POD_MTU": "1279"}, "POD_MTU"),
+    ],
+)
+def test_what_does_not_go_with_ipv6_stops_the_start(change: dict[str, str], word: str) -> None:
+    errors = read({**IPV6, **change}).errors
+    assert len(errors) == 1
+    assert word in errors[0]
 
 
 @given(st.dictionaries(st.sampled_from(sorted(KNOWN)), st.text(max_size=12), max_size=8))

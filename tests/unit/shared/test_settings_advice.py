@@ -49,6 +49,7 @@ def test_what_has_no_effect_says_so() -> None:
     settings = read({"WARM_IP_TARGET": "5"}).settings
     assert "WARM_IP_TARGET" in note("WARM_ENI_TARGET", settings)
     assert note("WARM_IP_TARGET", settings) == ""
+    assert "/80" in note("WARM_PREFIX_TARGET", read({"ENABLE_IPv6": "true"}).settings)
 
 
 def test_the_command_tells_value_source_and_misspelt_names(
