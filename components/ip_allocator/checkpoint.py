@@ -15,7 +15,6 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +29,10 @@ from vpccni.shared.messages.base import PodRef, Sandbox
 FORMAT: Final = "vpc-cni-ipam/1"
 OWN_KEY: Final = "vpccni"
 FILE_MODE: Final = 0o600
-ENCODED_KEPT: Final = 1 << 15
-LOG_FROM: Final = 1000
-"""Holdings: a node with fewer, and that is every IPv4 node of today, never has a log."""
+LOG_FROM: Final = 250
+"""Holdings: a node with fewer, and that is nearly every node of today, never has a log."""
+ENCODED_KEPT: Final = 2 * LOG_FROM
+"""Elements of the file in memory, so that a save encodes only what is new."""
 LOG_BYTES_MAX: Final = 1 << 20
 
 
@@ -53,6 +53,7 @@ class Checkpoint:
         self._clock = clock
         self._log = ChangeLog(path.with_name(f"{path.name}.log"))
         self._generation = ""
+        self._encoded: dict[int, tuple[Holding, bytes]] = {}
 
     def load(self) -> Loaded:
         """Return the ledger of the file. Leftover temporary files are removed. Raises OSError when the folder cannot be used."""
@@ -108,9 +109,18 @@ class Checkpoint:
             "fencedAddresses": sorted(ledger.fenced),
             "fencedENIs": sorted(ledger.fenced_enis),
         }
-        allocations = b",".join(encode_holding(holding) for holding in ledger.held.values())
+        allocations = b",".join(self._element(holding) for holding in ledger.held.values())
         head = f'{{"version":"{FORMAT}","allocations":['.encode()
         return head + allocations + b'],"' + OWN_KEY.encode() + b'":' + _dump(own) + b"}\n"
+
+    def _element(self, holding: Holding) -> bytes:
+        """Return a holding as text. It is remembered by identity: a hash of each would cost as much as the file."""
+        known = self._encoded.get(id(holding))
+        if known is None:
+            if len(self._encoded) >= ENCODED_KEPT:
+                self._encoded.clear()
+            self._encoded[id(holding)] = known = (holding, encode_holding(holding))
+        return known[1]
 
     def _parse(self, document: Any) -> Ledger:
         if document["version"] != FORMAT:
@@ -139,9 +149,8 @@ class Checkpoint:
         return f"{why}; the file is kept as {aside}"
 
 
-@lru_cache(ENCODED_KEPT)
 def encode_holding(holding: Holding) -> bytes:
-    """Return one element of `allocations`; remembered, since a burst saves the same holdings again and again."""
+    """Return one element of `allocations`."""
     metadata = {"k8sPodNamespace": holding.pod.namespace, "k8sPodName": holding.pod.name, "interfacesCount": 1}
     return _dump(
         {

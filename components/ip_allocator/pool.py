@@ -8,9 +8,10 @@ counted (`Occupancy`), and only the block that is given out from is looked into.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from vpccni.components.ip_allocator.blocks import Block, Finder, block_of
 from vpccni.components.ip_allocator.ledger import Change, Holding, Ledger, hold, is_cooling
@@ -23,12 +24,17 @@ PREFIX_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class PoolEni:
-    """An ENI with its blocks. `table` 0: the kernel is not ready. `opened`: pods may use it (managed, not excluded, no trunk)."""
+    """An ENI with its blocks. `table` 0: the kernel is not ready. `opened`: pods may use it (managed, not excluded, no trunk).
+
+    `addresses` and `in_force`: how many addresses and blocks of the kind in force it has.
+    """
 
     eni: Eni
     blocks: tuple[Block, ...]
     table: int
     opened: bool
+    addresses: int
+    in_force: int
 
     @property
     def serves(self) -> bool:
@@ -70,29 +76,37 @@ class Census:
 def build(inventory: Inventory, usable: UsableEnis, unclaimed: frozenset[str]) -> Pool:
     """Return the pool of an inventory and the ENIs that the kernel is ready for."""
     tables = {eni.eni_id: eni.route_table for eni in usable.enis}
-    enis = tuple(
-        PoolEni(
-            eni,
-            (
-                *(block_of(address, in_force=not inventory.by_prefix) for address in eni.addresses),
-                *(block_of(prefix, in_force=inventory.by_prefix) for prefix in eni.prefixes),
-            ),
-            tables.get(eni.eni_id, 0),
-            eni.managed and not eni.excluded and not eni.is_trunk,
-        )
-        for eni in inventory.enis
-    )
+    enis = tuple(_pool_eni(eni, inventory.by_prefix, tables.get(eni.eni_id, 0)) for eni in inventory.enis)
     eni_of = {block.item: eni for eni in enis for block in eni.blocks}
     finder = Finder(block for eni in enis for block in eni.blocks)
     return Pool(enis, eni_of, finder, PREFIX_SIZE if inventory.by_prefix else 1, unclaimed)
 
 
+def _pool_eni(eni: Eni, by_prefix: bool, table: int) -> PoolEni:
+    blocks = (
+        *(block_of(address, in_force=not by_prefix) for address in eni.addresses),
+        *(block_of(prefix, in_force=by_prefix) for prefix in eni.prefixes),
+    )
+    sizes = [block.size for block in blocks if block.in_force]
+    return PoolEni(eni, blocks, table, eni.managed and not eni.excluded and not eni.is_trunk, sum(sizes), len(sizes))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What pods hold of one ENI: addresses of the kind in force, blocks these lie in, and addresses of the other kind."""
+
+    held: int = 0
+    busy: int = 0
+    others: int = 0
+
+
 @dataclass
 class Occupancy:
-    """How many addresses of each block pods hold, by item; kept up with each change of the ledger."""
+    """How many addresses of each block and each ENI pods hold, by item and ENI id; kept up with each change of the ledger."""
 
     pool: Pool
     used: Counter[str] = field(default_factory=Counter)
+    tallies: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     start: dict[str, int] = field(default_factory=dict)
     """Large blocks: no address before this position is free."""
 
@@ -106,15 +120,32 @@ class Occupancy:
     def note(self, change: Change) -> None:
         """Take over a change that was applied."""
         for holding in change.let_go:
-            if (block := self.pool.finder.find(holding.address)) is not None:
-                self.used[block.item] -= 1
+            self._count(holding.address, -1)
         for holding in change.hold:
-            if (block := self.pool.finder.find(holding.address)) is not None:
-                self.used[block.item] += 1
+            self._count(holding.address, 1)
         for address in (*(holding.address for holding in change.let_go), *change.rested):
             block = self.pool.finder.find(address)
             if block is not None and block.item in self.start:
                 self.start[block.item] = min(self.start[block.item], block.position(address))
+
+    def _count(self, address: str, more: int) -> None:
+        if (block := self.pool.finder.find(address)) is None:
+            return
+        before = self.used[block.item]
+        self.used[block.item] = before + more
+        tally = self.tallies[self.pool.eni_of[block.item].eni.eni_id]
+        if block.in_force:
+            tally.held += more
+            tally.busy += (before + more > 0) - (before > 0)
+        else:
+            tally.others += more
+
+
+def uneven(occupancy: Occupancy, ledger: Ledger, *others: Iterable[str]) -> set[str]:
+    """Return the ids of the ENIs that have fenced blocks or one of `others` (items): what tallies do not tell."""
+    eni_of = occupancy.pool.eni_of
+    items = chain(ledger.fenced, *others)
+    return {eni_of[item].eni.eni_id for item in items if item in eni_of} | ledger.fenced_enis
 
 
 def fenced(ledger: Ledger, eni: PoolEni, block: Block) -> bool:
@@ -144,7 +175,16 @@ def count(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) 
     pool = occupancy.pool
     cools, unknown = cooling_in(pool, ledger, now=now, period_s=period_s), unclaimed_in(pool, ledger)
     total = assigned = assignable = cooling = given_up = unconfirmed = unclaimed = 0
+    one_by_one = uneven(occupancy, ledger, cools, unknown)
     for eni in pool.enis:
+        if eni.eni.eni_id not in one_by_one:
+            if eni.opened:
+                held = occupancy.tallies[eni.eni.eni_id].held
+                total += eni.addresses
+                assigned += held
+                unconfirmed += 0 if eni.serves else eni.addresses - held
+                assignable += eni.addresses - held if eni.serves else 0
+            continue
         for block in eni.blocks:
             if fenced(ledger, eni, block):
                 given_up += block.size
@@ -200,10 +240,13 @@ def best_free(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: flo
     def rested(address: str) -> float:
         return ledger.released_at.get(address, float("-inf"))
 
-    used = occupancy.used
-    serving = [eni for eni in occupancy.pool.enis if eni.serves and eni.eni.eni_id not in ledger.fenced_enis]
-    whole = {eni.eni.eni_id: sum(used[block.item] for block in eni.blocks if block.in_force) for eni in serving}
-    for eni in sorted(serving, key=lambda eni: (-whole[eni.eni.eni_id], eni.eni.device_number)):
+    used, tallies = occupancy.used, occupancy.tallies
+    serving = [
+        eni
+        for eni in occupancy.pool.enis
+        if eni.serves and tallies[eni.eni.eni_id].held < eni.addresses and eni.eni.eni_id not in ledger.fenced_enis
+    ]
+    for eni in sorted(serving, key=lambda eni: (-tallies[eni.eni.eni_id].held, eni.eni.device_number)):
         blocks = [
             block
             for block in eni.blocks

@@ -286,7 +286,7 @@ class AllocatorService:
         fenced = [
             (eni.eni.eni_id, block.item)
             for eni in self._occupancy.pool.enis
-            for block in eni.blocks
+            for block in (eni.blocks if self._ledger.fenced else ())
             if block.item in self._ledger.fenced
         ]
         card = CardTarget(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.ledger import Ledger
-from vpccni.components.ip_allocator.pool import Occupancy, PoolEni, cooling_in, fenced, unclaimed_in
+from vpccni.components.ip_allocator.pool import Occupancy, PoolEni, cooling_in, fenced, unclaimed_in, uneven
 from vpccni.components.ip_allocator.warm_pool import EniShape, Shape, may_go
 from vpccni.shared.messages.inventory import Inventory
 
@@ -23,7 +23,10 @@ class View:
         self._pool, self._ledger, self._inventory = occupancy.pool, ledger, inventory
         self._now, self._waiting = now, waiting
         self._cools = cooling_in(occupancy.pool, ledger, now=now, period_s=period_s)
-        self._used = occupancy.used + unclaimed_in(occupancy.pool, ledger)
+        unclaimed = unclaimed_in(occupancy.pool, ledger)
+        self._used = occupancy.used + unclaimed if unclaimed else occupancy.used
+        self._tallies = occupancy.tallies
+        self._one_by_one = uneven(occupancy, ledger, self._cools, unclaimed)
 
     def shape(self) -> Shape:
         """Return what the warm-pool plan needs of the card."""
@@ -57,30 +60,51 @@ class View:
             if eni.eni.excluded and may_go(self._eni_shape(eni)):
                 enis.append(eni.eni.eni_id)
                 continue
-            blocks += [
-                block
-                for block in eni.blocks
-                if (eni.eni.excluded or not block.in_force) and self._may_leave(eni, block)
-            ]
+            if eni.eni.excluded or eni.in_force < len(eni.blocks):
+                blocks += [
+                    block
+                    for block in eni.blocks
+                    if (eni.eni.excluded or not block.in_force) and self._may_leave(eni, block)
+                ]
         return blocks, enis
 
     def _given_up(self, eni: PoolEni) -> bool:
         return eni.eni.eni_id in self._ledger.fenced_enis
 
     def _eni_shape(self, eni: PoolEni) -> EniShape:
-        place = eni.eni
+        if eni.eni.eni_id in self._one_by_one:
+            return self._counted_shape(eni)
+        tally = self._tallies[eni.eni.eni_id]
+        return self._shape_of(
+            eni, eni.addresses, tally.held, cooling=0, free_blocks=eni.in_force - tally.busy, others=tally.others
+        )
+
+    def _counted_shape(self, eni: PoolEni) -> EniShape:
         ours = [block for block in eni.blocks if block.in_force and not fenced(self._ledger, eni, block)]
         others = [block for block in eni.blocks if not block.in_force]
+        return self._shape_of(
+            eni,
+            sum(block.size for block in ours),
+            sum(self._used[block.item] for block in ours),
+            cooling=sum(self._cools[block.item] for block in ours),
+            free_blocks=sum(self._may_leave(eni, block) for block in ours),
+            others=sum(self._used[block.item] + self._cools[block.item] for block in others),
+        )
+
+    def _shape_of(
+        self, eni: PoolEni, addresses: int, held: int, *, cooling: int, free_blocks: int, others: int
+    ) -> EniShape:
+        place = eni.eni
         return EniShape(
             eni_id=place.eni_id,
-            addresses=sum(block.size for block in ours),
-            held=sum(self._used[block.item] for block in ours),
-            cooling=sum(self._cools[block.item] for block in ours),
+            addresses=addresses,
+            held=held,
+            cooling=cooling,
             age_s=self._now - place.attached_at,
             removable=not (place.is_primary or place.is_trunk or place.is_efa),
-            free_blocks=sum(self._may_leave(eni, block) for block in ours),
+            free_blocks=free_blocks,
             items=len(eni.blocks),
-            others=sum(self._used[block.item] + self._cools[block.item] for block in others),
+            others=others,
         )
 
     def _may_leave(self, eni: PoolEni, block: Block) -> bool:

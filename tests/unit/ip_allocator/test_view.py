@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.facts import an_eni, an_inventory, usable
 
 from vpccni.components.ip_allocator import ledger as books
@@ -144,3 +146,65 @@ class LookedAt(dict[str, Sandbox]):
     def __contains__(self, key: object) -> bool:
         self.number += 1
         return super().__contains__(key)
+
+
+def one_by_one(moment: Moment, eni: pools.PoolEni) -> tuple[str, int, int, int, int, int]:
+    """Return an ENI's id, addresses, held, cooling, free blocks and pods of the other kind, by looking at every address."""
+    ledger = moment.ledger
+
+    def cools(address: str) -> bool:
+        return address not in ledger.holders and books.is_cooling(ledger, address, now=NOW, period_s=PERIOD_S)
+
+    rows, others = [], 0
+    for block in eni.blocks:
+        addresses = [block.address(position) for position in range(block.size)]
+        held, cooling = sum(one in ledger.holders for one in addresses), sum(map(cools, addresses))
+        if not block.in_force:
+            others += held + cooling
+        elif block.item not in ledger.fenced:
+            rows.append((block.size, held, cooling, int(held == cooling == 0)))
+    size, held, cooling, free = (sum(column) for column in zip(*rows, strict=True)) if rows else (0, 0, 0, 0)
+    return eni.eni.eni_id, size, held, cooling, free, others
+
+
+ADDRESSES = [f"10.0.0.{host}" for host in range(5, 12)]
+
+
+@given(
+    by_prefix=st.booleans(),
+    held=st.sets(st.sampled_from([*ADDRESSES, *(f"10.0.0.{host}" for host in (16, 17, 31, 32, 47))])),
+    steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=12),
+    fence=st.booleans(),
+    excluded=st.booleans(),
+)
+def test_what_is_counted_along_is_what_a_look_at_every_block_finds(
+    by_prefix: bool, held: set[str], steps: list[tuple[int, int]], fence: bool, excluded: bool
+) -> None:
+    enis = [
+        an_eni(0, addresses=ADDRESSES[:4], prefixes=[PREFIX_A]),
+        an_eni(1, addresses=ADDRESSES[4:], prefixes=[PREFIX_B], excluded=excluded),
+    ]
+    moment = Moment(enis, sorted(held), by_prefix=by_prefix)
+    for kind, number in steps:
+        sandboxes = list(moment.ledger.held)
+        if kind == 0:
+            moment.give(number % 3)
+        elif kind == 1 and sandboxes:
+            gone = sandboxes[number % len(sandboxes)]
+            moment.apply(books.release(moment.ledger, [gone], now=NOW - (number % 2) * 2 * PERIOD_S))
+        else:
+            moment.apply(books.forget_cooled(moment.ledger, now=NOW, period_s=PERIOD_S))
+    if fence:
+        free = [(one.eni_id, 1) for one in moment.view().shape().enis if one.free_blocks]
+        moment.apply(books.fence(moment.ledger, moment.view().pick(free), []))
+    anew = pools.Occupancy.of(moment.pool, moment.ledger)
+    assert +anew.used == +moment.occupancy.used
+    assert [anew.tallies[eni.eni_id] for eni in enis] == [moment.occupancy.tallies[eni.eni_id] for eni in enis]
+    assert [
+        (one.eni_id, one.addresses, one.held, one.cooling, one.free_blocks, one.others)
+        for one in moment.view().shape().enis
+    ] == [one_by_one(moment, eni) for eni in moment.pool.enis if eni.opened]
+    census = pools.count(moment.occupancy, moment.ledger, now=NOW, period_s=PERIOD_S)
+    listed = [one_by_one(moment, eni) for eni in moment.pool.enis if eni.opened]
+    assert (census.total, census.assigned, census.cooling) == tuple(sum(row[at] for row in listed) for at in (1, 2, 3))
+    assert census.assignable == census.total - census.assigned - census.cooling
