@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from vpccni.components.netlink_programmer import iptables
 from vpccni.components.netlink_programmer.facts import Link
-from vpccni.components.netlink_programmer.firewall import FirewallFacts, Table, wanted
+from vpccni.components.netlink_programmer.firewall import Backend, FirewallFacts, Table
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE, route_table, veth_prefix_of
+from vpccni.components.netlink_programmer.node_firewall import NodeFirewall
 from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWant, Situation, link_by_mac, suspects
 from vpccni.components.netlink_programmer.repair import Outcome, Repairer
 from vpccni.components.netlink_programmer.wiring import Wired
@@ -27,7 +28,9 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_AT_MOST_S: Final = 5.0
 NODE_INIT: Final = "awscni_ipamd_node_initialization_duration_seconds"
 CONNMARK_OUTCOMES: Final = "awscni_connmark_reconcile_total"
-CONNMARK_BACKEND: Final = "iptables"  # the one that firewall.py writes (spec dataplane.md 11.6)
+CONNMARK_BACKENDS: Final = {Backend.NFT: "nftables", Backend.LEGACY: "iptables"}  # spec operations.md 2
+BACKEND_LOOK_S: Final = 5.0
+"""How soon our rules follow when kubelet or kube-proxy show another back-end."""
 
 
 class EniKeeper:
@@ -57,7 +60,10 @@ class EniKeeper:
         self._retry_s = RETRY_FIRST_S
         self.ready = False
         process.loop.every(LOOK_AGAIN_S, self.wake, name="node pass")
-        process.gauge("awscni_connmark_backend", lambda: 1.0, backend=CONNMARK_BACKEND)
+        self.firewall = NodeFirewall()
+        process.loop.every(BACKEND_LOOK_S, self._look_at_backend, name="firewall back-end")
+        for backend, label in CONNMARK_BACKENDS.items():
+            process.gauge("awscni_connmark_backend", partial(self._uses, backend), backend=label)
         for result in ("success", "error"):
             process.count(CONNMARK_OUTCOMES, 0, result=result)
 
@@ -167,13 +173,28 @@ class EniKeeper:
         primary = None if inventory is None else link_by_mac(links, inventory.primary_mac)
         if inventory is None or primary is None:
             return []
-        tables = wanted(self._firewall_facts(inventory, primary.name))
-        texts = await self._process.loop.in_thread(iptables.outlook, tables)
-        return list(zip(tables, texts, strict=True))
+        return await self._process.loop.in_thread(self.firewall.outlook, self._firewall_facts(inventory, primary.name))
+
+    def _uses(self, backend: Backend) -> float:
+        return float(self.firewall.backend is backend)
+
+    def _look_at_backend(self) -> None:
+        if self.ready and not self._running:
+            self._process.loop.spawn(self._follow_backend(), name="firewall back-end")
+
+    async def _follow_backend(self) -> None:
+        try:
+            moved = await self._process.loop.in_thread(self.firewall.moved)
+        except VpccniError as error:
+            self._process.log.warning("firewall back-end cannot be told", why=str(error))
+            return
+        if moved:
+            self._process.log.info("the node uses another firewall back-end", state=str(self.firewall.backend))
+            self.wake()
 
     async def _make_firewall_right(self, facts: FirewallFacts) -> int:
         try:
-            changed = await self._process.loop.in_thread(iptables.make_right, wanted(facts))
+            changed = await self._process.loop.in_thread(self.firewall.make_right, facts)
         except VpccniError:
             self._process.count(CONNMARK_OUTCOMES, result="error")
             raise

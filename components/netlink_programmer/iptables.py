@@ -1,33 +1,64 @@
-"""The image's own iptables: one save and at most one restore transaction a table."""
+"""The image's own iptables programs, each back-end's called by its own name: what a table holds, and one restore transaction.
+
+The names without a back-end (`iptables-restore`) are never used: what they mean is the host's or the image's choice, and not ours to
+change (spec dataplane.md 10.4).
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Final
 
-from vpccni.components.netlink_programmer.firewall import Table, plan
+from vpccni.components.netlink_programmer import nfnetlink
+from vpccni.components.netlink_programmer.firewall import Backend
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import KernelRefused
 
 WAIT_S: Final = 5
+"""For /run/xtables.lock, which only the legacy programs take."""
 COMMAND_WITHIN_S: Final = 15.0
+LEGACY_NAMES: Final = {
+    False: "/proc/thread-self/net/ip_tables_names",
+    True: "/proc/thread-self/net/ip6_tables_names",
+}
 
 
-def make_right(tables: tuple[Table, ...]) -> int:
-    """Bring each table to what is wanted and return how many had to change. Raises `KernelRefused`, the old rules in force then."""
-    changed = 0
-    for table in tables:
-        text = plan(table, _run(["iptables-save", "-t", table.name], ""))
-        if text:
-            with effect("iptables.restore"):
-                _run(["iptables-restore", "--noflush", "-w", str(WAIT_S)], text)
-            changed += 1
-    return changed
+def has_programs(backend: Backend) -> bool:
+    """Tell whether the image can write rules of this back-end."""
+    return all(shutil.which(_program(backend, verb, ipv6=False)) is not None for verb in ("save", "restore"))
 
 
-def outlook(tables: tuple[Table, ...]) -> list[str]:
-    """Return, a table, what `make_right` would restore now, "" for one that is right. Raises `KernelRefused`."""
-    return [plan(table, _run(["iptables-save", "-t", table.name], "")) for table in tables]
+def tables_there(backend: Backend, *, ipv6: bool = False) -> frozenset[str]:
+    """Return the tables that the kernel has of this back-end; asking costs no process. Raises `KernelRefused`."""
+    if backend is Backend.NFT:
+        return nfnetlink.table_names(ipv6=ipv6)
+    try:
+        return frozenset(Path(LEGACY_NAMES[ipv6]).read_text().split())
+    except FileNotFoundError:  # the kernel has no legacy tables of this family
+        return frozenset()
+
+
+def save(table: str, *, backend: Backend, ipv6: bool = False) -> str:
+    """Return what a table holds, as `iptables-save` prints it. Raises `KernelRefused`.
+
+    Asking a legacy program for a table that the kernel does not have makes that table: see `tables_there` first.
+    """
+    return _run([_program(backend, "save", ipv6=ipv6), "-t", table], "")
+
+
+def restore(text: str, *, backend: Backend, ipv6: bool = False) -> None:
+    """Carry out one `--noflush` restore transaction: all of it, or nothing. Raises `KernelRefused`, the old rules in force then.
+
+    Takes at most `COMMAND_WITHIN_S`: call it in a thread.
+    """
+    with effect("iptables.restore"):
+        _run([_program(backend, "restore", ipv6=ipv6), "--noflush", "-w", str(WAIT_S)], text)
+
+
+def _program(backend: Backend, verb: str, *, ipv6: bool) -> str:
+    return f"ip{'6' if ipv6 else ''}tables-{backend}-{verb}"
 
 
 def _run(argv: list[str], text: str) -> str:

@@ -96,13 +96,17 @@ def _chains(firewall: Sequence[tuple[Table, str]], host_veth: str, veth_prefix: 
         met = [hook for hook in table.hooks if _meets(hook, host_veth, veth_prefix)]
         lines += met
         for chain, rules in table.chains.items():
-            if any(hook.endswith(f"-j {chain}") for hook in met):
+            if any(hook.endswith((f"-j {chain}", f"jump {chain}")) for hook in met):
                 lines += rules
     return lines
 
 
 def _meets(hook: str, host_veth: str, veth_prefix: str) -> bool:
-    return " -i " not in hook or (f" -i {veth_prefix}+ " in hook and host_veth.startswith(veth_prefix))
+    """Tell whether a rule, as iptables or as nft writes it, is for the veth."""
+    if " -i " not in hook and "iifname " not in hook:
+        return True
+    by_prefix = f" -i {veth_prefix}+ " in hook or f'iifname "{veth_prefix}*" ' in hook
+    return by_prefix and host_veth.startswith(veth_prefix)
 
 
 def pod_want(wired: Wired) -> PodWant:

@@ -161,6 +161,7 @@ def test_an_address_taken_from_a_running_pod_counts_as_removed_by_force(lab: Lab
 @pytest.mark.spec("operations.2.2")
 def test_firewall_passes_count_their_outcome_and_the_backend_is_named(lab: Lab) -> None:
     page = page_of(lab)
-    assert value(page, "awscni_connmark_backend", backend="iptables") == 1
+    assert value(page, "awscni_connmark_backend", backend="nftables") == 1
+    assert value(page, "awscni_connmark_backend", backend="iptables") == 0
     assert value(page, "awscni_connmark_reconcile_total", result="success") >= 1
     assert ("awscni_connmark_reconcile_total", frozenset({("result", "error")})) in page

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vpccni.components.netlink_programmer import connmark
 from vpccni.components.netlink_programmer.facts import Link, Route, Rule, Seen
-from vpccni.components.netlink_programmer.firewall import FirewallFacts
+from vpccni.components.netlink_programmer.firewall import Backend, FirewallFacts
 from vpccni.components.netlink_programmer.firewall import wanted as wanted_tables
 from vpccni.components.netlink_programmer.node_plan import Situation, plan, wanted
 from vpccni.components.netlink_programmer.story import Look, pod_want, sandbox_story
@@ -24,7 +25,8 @@ ENTRY = LedgerEntry("10.0.0.5", "eni-1", WIRED.sandbox, POD, 1)
 def told(seen: Seen, wired: Wired = WIRED, entry: LedgerEntry | None = ENTRY) -> SandboxStory:
     want = wanted(Situation(pods=(pod_want(WIRED), pod_want(OTHER))), seen.links)
     facts = FirewallFacts(("10.0.0.0/16",), (), "10.0.0.1", "eth0", "eni", 0x80, False, True, "prng")
-    look = Look(seen, want, plan(want, seen), [(table, "") for table in wanted_tables(facts)])
+    tables = [*wanted_tables(facts, Backend.NFT), connmark.in_words(connmark.wanted_table(facts))]
+    look = Look(seen, want, plan(want, seen), [(table, "") for table in tables])
     return sandbox_story(wired, entry, look, veth_prefix="eni")
 
 
@@ -70,4 +72,6 @@ def test_rules_about_the_address_that_are_not_ours_are_told_from_those_that_will
 def test_the_firewall_rules_are_those_of_the_pods_veth() -> None:
     chains = told(whole()).chains
     assert any("--to-source 10.0.0.1" in line for line in chains)
+    assert 'iifname "eni*" jump snat-mark' in chains
+    assert "ip daddr 10.0.0.0/16 return" in chains
     assert not any(" -i eth0 " in line or " -i vlan+ " in line for line in chains)
