@@ -13,6 +13,7 @@ from typing import Any
 from vpccni.lab import cli_cloud
 from vpccni.lab.api import Lab, LabError
 from vpccni.lab.node import Executor
+from vpccni.lab.reboot import reboot
 from vpccni.lab.runtime import CniError
 
 
@@ -60,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     kill.add_argument("node")
     kill.add_argument("process")
     kill.add_argument("--signal", default="KILL")
+    again = verbs.add_parser("reboot", parents=[common], help="let a node's power fail and come back")
+    again.add_argument("node")
+    again.add_argument("--keep-run-folder", action="store_true", help="/run/aws-node is on its disk")
     _pod_parser(verbs, common)
     cli_cloud.add_parsers(verbs, common)
     return top
@@ -155,6 +159,10 @@ def _run(args: argparse.Namespace) -> int:
         case "kill":
             pid = lab.node(args.node).kill(args.process, signal.Signals[f"SIG{args.signal.removeprefix('SIG')}"])
             say(f"{args.process} on {args.node} (process {pid}) got SIG{args.signal.removeprefix('SIG')}")
+            return 0
+        case "reboot":
+            died = reboot(lab, lab.node(args.node), keep_run_folder=args.keep_run_folder)
+            say(f"{args.node} is back; {len(died)} pods died with it")
             return 0
         case "pod":
             return _pod(lab, args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -10,7 +9,7 @@ import os
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +129,14 @@ class Containerd:
         self.stop()
         self.start()
 
+    def end_with(self, disaster: Callable[[], Any]) -> None:
+        """Let something end the whole node, containerd too; its disk is left, not its state folder. Start again."""
+        disaster()
+        self.process.wait(20)
+        self._log.close()
+        self.node.exec(["sh", "-c", f"findmnt -rno TARGET | grep ^{RUN}/state | xargs -r umount; rm -rf {RUN}/state"])
+        self.start()
+
     def run_pod(self, name: str) -> str:
         """Create a sandbox of the pod, the next one of that name; return its id."""
         self._attempts[name] = self._attempts.get(name, 0) + 1
@@ -173,15 +180,16 @@ class Containerd:
 
 
 @pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
-    folder = tmp_path_factory.mktemp("containerd")
-    crictl()
-    unpacked()
-    with contextlib.ExitStack() as stack:
-        lab = stack.enter_context(Lab.up(f"e{os.getpid()}", nodes=1, env={"IP_COOLDOWN_PERIOD": "0"}))
-        runtime = Containerd(lab.nodes[0], folder)
-        try:
-            yield runtime
-        finally:
-            runtime.remove_all()
-            runtime.stop()
+def lab() -> Iterator[Lab]:
+    with Lab.up(f"e{os.getpid()}", nodes=1, env={"IP_COOLDOWN_PERIOD": "0"}) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def containerd(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+    runtime = Containerd(lab.nodes[0], tmp_path_factory.mktemp("containerd"))
+    try:
+        yield runtime
+    finally:
+        runtime.remove_all()
+        runtime.stop()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from vpccni.lab.api import Lab
+from vpccni.lab.reboot import reboot
 from vpccni.shared.names import IP_ALLOCATOR, NETLINK_PROGRAMMER
 
 pytestmark = pytest.mark.full
@@ -88,3 +90,19 @@ def test_a_pod_removed_while_every_process_is_dead_gives_its_address_back_later(
     containerd.remove_pod(pod)
     containerd.node.start_processes()
     settles(containerd, [])
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["checkpoint kept", "checkpoint lost"])
+def test_after_a_reboot_the_dead_sandboxes_are_collected_and_new_pods_come(
+    containerd: Any, lab: Lab, keep: bool
+) -> None:
+    dead = [containerd.run_pod(f"dead-{number}") for number in range(3)]
+    containerd.end_with(lambda: reboot(lab, containerd.node, keep_run_folder=keep))
+    fresh = containerd.run_pod("fresh")
+    for sandbox in dead:
+        containerd.remove_pod(sandbox)
+    settles(containerd, [containerd.address(fresh)])
+    assert reaches(containerd, fresh, containerd.node.primary_address)
+    containerd.remove_pod(fresh)
+    settles(containerd, [])
+    assert pods_rules(containerd) == []
