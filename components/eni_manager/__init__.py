@@ -6,6 +6,8 @@ It never decides which pod gets which address and never touches the kernel. Read
     inventory   core: the two pictures merged into one, and what a new look may change
     subnets     core: where ENIs may come from, which subnets are full, which are kept from pods
     planner     core: the allocator's wish turned into the fewest EC2 calls
+    ipv6        core: the /80 prefix of each network card of an IPv6 node
+    network_cards       core: which network cards are used, and how many ENIs each may have
     hindrance   core: why growing does not go on, and when it is tried again
     manners     core: how often EC2 may be asked
     chores, leaks       core: tags and security groups to be written; leaked ENIs

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState
@@ -72,7 +72,7 @@ def _is_strange(pod: PodFact, written: Mapping[str, str], is_ours: Callable[[str
 def is_among(text: str, items: Iterable[str]) -> bool:
     """Return whether a text is an address that one of `items`, addresses and prefixes, is or holds."""
     try:
-        address = IPv4Address(text)
-    except AddressValueError:
+        address = ip_address(text)
+    except ValueError:
         return False
-    return any(address in IPv4Network(item) for item in items)
+    return any(address in ip_network(item) for item in items)

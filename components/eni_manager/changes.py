@@ -22,6 +22,7 @@ from vpccni.components.eni_manager.hindrance import (
     FULL,
     SUBNET_FULL,
     THROTTLED,
+    WITHOUT_PREFIX,
     Hindrance,
     after_failure,
     cause_of,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 Tell = Callable[[str, str], None]
 """Hears a reason (one word of docs/errors.md) and a sentence for the operator."""
 
+ASSIGN: Final = "AssignPrivateIpAddresses"
+ASSIGN_IPV6: Final = "AssignIpv6Addresses"
 CREATE_AT_ONCE: Final = 3
 FREE_AT_ONCE: Final = 2
 TOLD_EVERY_S: Final = 3600.0
@@ -111,7 +114,7 @@ class Changes:
         by_address = cause in FULL or error.api.startswith("Assign")
         fn = "increaseIPPoolAllocIPAddressesFailed" if by_address else "increaseIPPoolAllocENI"
         self._process.count("awscni_ipamd_error_count", 1, fn=fn)
-        if cause in FULL:
+        if cause in FULL and error.api != ASSIGN_IPV6:
             self._no_room(cause, error, subnet_id, asked)
         else:
             self._state.subnets = self._state.subnets.with_untried(subnet_id, now=now)
@@ -123,8 +126,8 @@ class Changes:
         state = self._state
         for step in todo.assign:
             subnet_id = state.picture.enis[step.eni_id].cloud.subnet_id
-            if subnet_id in state.subnets.closed(now=now):
-                continue  # the step before it tries the subnet
+            if subnet_id in state.subnets.closed(now=now) and not state.ipv6:
+                continue  # the step before it tries the subnet; for IPv6 prefixes none is ever full
             count = state.subnets.ask_at_most(subnet_id, step.count)
             state.subnets = state.subnets.with_try(subnet_id, now=now)
             self._changing[step.eni_id] = count
@@ -165,15 +168,19 @@ class Changes:
             tags=tuple(sorted(tags.items())),
             addresses=count,
             by_prefix=state.by_prefix,
+            ipv6=state.ipv6,
         )
         return Intent(token=token, step=CREATE, card=card, new=new)
 
     async def _assign(self, step: AssignTo, subnet_id: SubnetId) -> None:
         look_again, state, by_prefix = False, self._state, self._state.by_prefix
         try:
-            added = await self._cloud.call(
-                "AssignPrivateIpAddresses", lambda: self._ec2.assign(step.eni_id, step.count, by_prefix=by_prefix)
-            )
+            if state.ipv6:
+                added = await self._cloud.call(ASSIGN_IPV6, lambda: self._ec2.assign_ipv6_prefix(step.eni_id))
+            else:
+                added = await self._cloud.call(
+                    ASSIGN, lambda: self._ec2.assign(step.eni_id, step.count, by_prefix=by_prefix)
+                )
             if step.eni_id in state.picture.enis:
                 state.show(state.picture.with_items(step.eni_id, added, now=self._process.loop.clock()))
             self.succeeded(subnet_id)
@@ -215,7 +222,7 @@ class Changes:
         self._tell_seldom(cause, subnet_id, f"EC2 finds no room in {subnet_id} ({error.why}). {advice}")
         if cause == SUBNET_FULL and not state.by_prefix:
             self._process.loop.spawn(self._ask_for_the_rest(subnet_id, asked), name="rest")
-        elif self._fallback and state.by_prefix and not self.terms(now).may_create:
+        elif self._fallback and state.by_prefix and not state.ipv6 and not self.terms(now).may_create:
             state.by_prefix = False
             state.subnets = state.subnets.without_refusals(FRAGMENTED)
             self._tell("PrefixFallback", "All subnets are fragmented: single addresses are used until the next start")
@@ -235,7 +242,9 @@ class Changes:
 
     def _after(self, before: Hindrance, error: CloudRefused) -> Hindrance:
         now = self._process.loop.clock()
-        after = after_failure(before, cause_of(error.error_code), str(error), now=now, random=random.random())
+        backoff = WITHOUT_PREFIX if self._state.ipv6 else None
+        cause = cause_of(error.error_code)
+        after = after_failure(before, cause, str(error), now=now, random=random.random(), backoff=backoff)
         if after.cause == THROTTLED:
             after = replace(after, until=max(self._cloud.open_at(error.api), now))
         if after.until != before.until:

@@ -39,9 +39,12 @@ VANISHED: Final = frozenset({"terminated", "shutting-down"})
 
 
 class Ec2:
-    """See the module. `endpoint`: empty for AWS's own."""
+    """See the module. `endpoint`: empty for AWS's own. `of_ipv6_node`: an ENI's items are its IPv6 prefixes (see `facts`)."""
 
-    def __init__(self, *, region: str, endpoint: str, version: str, timeout_s: float) -> None:
+    def __init__(
+        self, *, region: str, endpoint: str, version: str, timeout_s: float, of_ipv6_node: bool = False
+    ) -> None:
+        self._eni = partial(cloud_eni, of_ipv6_node=of_ipv6_node)
         config = Config(
             region_name=region,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -60,7 +63,7 @@ class Ec2:
             reply = self._client.describe_network_interfaces(
                 Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}]
             )
-        return [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+        return [self._eni(described) for described in reply["NetworkInterfaces"]]
 
     def eni(self, eni_id: EniId) -> CloudEni | None:
         """DescribeNetworkInterfaces of one ENI; None when EC2 does not know it."""
@@ -71,7 +74,7 @@ class Ec2:
             if error.error_code == "InvalidNetworkInterfaceID.NotFound":
                 return None
             raise
-        found = [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+        found = [self._eni(described) for described in reply["NetworkInterfaces"]]
         return found[0] if found else None
 
     def limits(self, instance_type: str) -> InstanceLimits:
@@ -101,11 +104,13 @@ class Ec2:
             TagSpecifications=[specification],
         )
         with _refusals("CreateNetworkInterface", new.subnet_id):
-            if new.by_prefix:
+            if new.ipv6:
+                reply = create(Ipv6AddressCount=1)
+            elif new.by_prefix:
                 reply = create(Ipv4PrefixCount=new.addresses)
             else:
                 reply = create(SecondaryPrivateIpAddressCount=new.addresses)
-        return cloud_eni(reply["NetworkInterface"])
+        return self._eni(reply["NetworkInterface"])
 
     def attach(self, eni_id: EniId, instance_id: str, *, device: int, card: int) -> str:
         """AttachNetworkInterface; return the attachment id."""
@@ -135,6 +140,12 @@ class Ec2:
         addresses = [item["PrivateIpAddress"] for item in reply.get("AssignedPrivateIpAddresses", [])]
         return addresses + [item["Ipv4Prefix"] for item in reply.get("AssignedIpv4Prefixes", [])]
 
+    def assign_ipv6_prefix(self, eni_id: EniId) -> list[str]:
+        """AssignIpv6Addresses; return the new /80 prefix."""
+        with _refusals("AssignIpv6Addresses", eni_id):
+            reply = self._client.assign_ipv6_addresses(NetworkInterfaceId=eni_id, Ipv6PrefixCount=1)
+        return list(reply.get("AssignedIpv6Prefixes", []))
+
     def unassign(self, eni_id: EniId, items: Sequence[str]) -> None:
         """UnassignPrivateIpAddresses of addresses or of prefixes (`a.b.c.d/28`), all of one kind."""
         with _refusals("UnassignPrivateIpAddresses", eni_id):
@@ -155,6 +166,7 @@ class Ec2:
             Subnet(
                 subnet_id=SubnetId(one["SubnetId"]),
                 cidr=one.get("CidrBlock", ""),
+                cidr_v6=_associated(one.get("Ipv6CidrBlockAssociationSet", [])),
                 free=one.get("AvailableIpAddressCount", 0),
                 tags={tag["Key"]: tag.get("Value", "") for tag in one.get("Tags", [])},
             )
@@ -188,7 +200,7 @@ class Ec2:
         while True:
             with _refusals("DescribeNetworkInterfaces", vpc_id):
                 reply = page(NextToken=token) if token else page()
-            found += [cloud_eni(described) for described in reply["NetworkInterfaces"]]
+            found += [self._eni(described) for described in reply["NetworkInterfaces"]]
             token = reply.get("NextToken", "")
             if not token:
                 return found
@@ -255,8 +267,21 @@ def _already_gone(code: str) -> Iterator[None]:
             raise
 
 
-def cloud_eni(described: Mapping[str, Any]) -> CloudEni:
+def _associated(associations: Sequence[Mapping[str, Any]]) -> str:
+    """Return the IPv6 range of a subnet in DescribeSubnets: the first that is in force, empty without one."""
+    in_force = [one for one in associations if one.get("Ipv6CidrBlockState", {}).get("State") == "associated"]
+    return str(in_force[0]["Ipv6CidrBlock"]) if in_force else ""
+
+
+def cloud_eni(described: Mapping[str, Any], *, of_ipv6_node: bool = False) -> CloudEni:
     """Return one ENI of a reply; create and describe have the same form but for the name of the tags."""
+    own_v6 = [item["Ipv6Address"] for item in described.get("Ipv6Addresses") or []]
+    secondary = [
+        item["PrivateIpAddress"] for item in described.get("PrivateIpAddresses", []) if not item.get("Primary")
+    ]
+    prefixes = [item["Ipv4Prefix"] for item in described.get("Ipv4Prefixes") or []]
+    if of_ipv6_node:
+        secondary, prefixes = [], [item["Ipv6Prefix"] for item in described.get("Ipv6Prefixes") or []]
     attachment: Mapping[str, Any] = described.get("Attachment") or {}
     tags = described.get("TagSet") or described.get("Tags") or []
     return CloudEni(
@@ -266,10 +291,9 @@ def cloud_eni(described: Mapping[str, Any]) -> CloudEni:
         interface_type=described.get("InterfaceType", "interface"),
         subnet_id=SubnetId(described.get("SubnetId", "")),
         primary_address=described.get("PrivateIpAddress", ""),
-        addresses=tuple(
-            item["PrivateIpAddress"] for item in described.get("PrivateIpAddresses", []) if not item.get("Primary")
-        ),
-        prefixes=tuple(item["Ipv4Prefix"] for item in described.get("Ipv4Prefixes") or []),
+        addresses=tuple(secondary),
+        prefixes=tuple(prefixes),
+        ipv6=own_v6[0] if own_v6 else "",
         tags={tag["Key"]: tag["Value"] for tag in tags},
         groups=tuple(sorted(group["GroupId"] for group in described.get("Groups") or [])),
         description=described.get("Description", ""),

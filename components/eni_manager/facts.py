@@ -1,4 +1,8 @@
-"""What EC2 and instance metadata say, as plain values: the adapters make them, the core reads them."""
+"""What EC2 and instance metadata say, as plain values: the adapters make them, the core reads them.
+
+The items that pods get are of the node's family: on an IPv6 node `prefixes` are /80 and secondary IPv4 addresses are left out, as if
+they were not there. So what the core knows of items (seen, doubted, settling, gone) holds for both.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,8 @@ class InstanceFacts:
 
 @dataclass(frozen=True, slots=True)
 class MetadataEni:
-    """One ENI as metadata shows it. `addresses`: the first is the primary one. `problem`: why it cannot be read, else empty."""
+    """One ENI as metadata shows it. `addresses`: the first is the primary one. `ipv6`: its own IPv6 address, empty without one.
+    `problem`: why it cannot be read, else empty."""
 
     mac: str
     eni_id: EniId
@@ -42,12 +47,15 @@ class MetadataEni:
     subnet_cidr: str = ""
     addresses: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    ipv6: str = ""
+    subnet_cidr_v6: str = ""
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudEni:
-    """One ENI as EC2 shows it. `status`: available, in-use, attaching, ...; `addresses` are secondary ones only."""
+    """One ENI as EC2 shows it. `status`: available, in-use, attaching, ...; `addresses` are secondary ones only.
+    `ipv6`: its own IPv6 address, empty without one."""
 
     eni_id: EniId
     mac: str
@@ -66,6 +74,7 @@ class CloudEni:
     card: int = 0
     device_number: int = 0
     delete_on_termination: bool = False
+    ipv6: str = ""
 
     @property
     def instance_tag(self) -> str:
@@ -81,7 +90,8 @@ class CloudEni:
 class NewEni:
     """Everything a CreateNetworkInterface carries: kept in the journal, since a repetition must be equal to the letter.
 
-    `addresses`: how many items, which are prefixes where `by_prefix` says so.
+    `addresses`: how many items, which are prefixes where `by_prefix` says so. `ipv6`: an IPv6 address of its own and no items; its
+    prefix comes once it is attached (spec ipam.md 13.2).
     """
 
     token: str
@@ -91,6 +101,7 @@ class NewEni:
     tags: tuple[tuple[str, str], ...]
     addresses: int
     by_prefix: bool = False
+    ipv6: bool = False
 
 
 def eni_tags(instance_id: str, cluster_name: str, additional: Mapping[str, str], created_at: str) -> dict[str, str]:

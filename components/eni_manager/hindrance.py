@@ -59,6 +59,8 @@ BACKOFFS: Final = {
     ENI_LIMIT: Backoff(30.0, 60.0),
     EC2_REFUSED: Backoff(2.0, 30.0),
 }
+WITHOUT_PREFIX: Final = Backoff(1.0, 8.0)
+"""An IPv6 node without its prefix can run no pod at all: whatever EC2 says, it is asked again (spec ipam.md W7: within 10 s)."""
 LOOK: Final = Backoff(1.0, 30.0)
 """Pauses between attempts at the first complete look, and between repetitions of a detach or delete."""
 
@@ -86,9 +88,11 @@ def cause_of(error_code: str) -> str:
     return CAUSES.get(error_code, EC2_REFUSED)
 
 
-def after_failure(before: Hindrance, cause: str, detail: str, *, now: float, random: float) -> Hindrance:
-    """Return the obstacle after one more failure. Failures of calls that ran at the same time count once."""
+def after_failure(
+    before: Hindrance, cause: str, detail: str, *, now: float, random: float, backoff: Backoff | None = None
+) -> Hindrance:
+    """Return the obstacle after one more failure; `backoff` None: the cause's own. Failures of calls that ran at the same time count once."""
     if before.cause == cause and before.blocks(now):
         return replace(before, detail=detail)
     tries = before.tries + 1 if before.cause == cause else 1
-    return Hindrance(cause, detail, now + BACKOFFS[cause].pause_s(tries, random), tries)
+    return Hindrance(cause, detail, now + (backoff or BACKOFFS[cause]).pause_s(tries, random), tries)

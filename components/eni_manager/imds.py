@@ -10,8 +10,9 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,13 +35,21 @@ CountError = Callable[[str], None]
 
 
 class Imds:
-    """See the module. `endpoint`: AWS_EC2_METADATA_SERVICE_ENDPOINT or empty; `v1_allowed` false: no fall-back without token."""
+    """See the module. `endpoint`: AWS_EC2_METADATA_SERVICE_ENDPOINT or empty; `v1_allowed` false: no fall-back without token;
+    `of_ipv6_node`: an ENI's items are its IPv6 prefixes (see `facts`)."""
 
-    def __init__(self, endpoint: str, *, v1_allowed: bool = True, on_error: CountError = lambda api: None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        v1_allowed: bool = True,
+        of_ipv6_node: bool = False,
+        on_error: CountError = lambda api: None,
+    ) -> None:
         parts = urlsplit(endpoint or ENDPOINT)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._base = parts.path.rstrip("/")
-        self._v1_allowed = v1_allowed
+        self._v1_allowed, self._of_ipv6_node = v1_allowed, of_ipv6_node
         self._on_error = on_error
         self._lock = threading.Lock()
         self._connection: http.client.HTTPConnection | None = None
@@ -68,6 +77,11 @@ class Imds:
         text = self._must("GetVPCIPv4CIDRBlocks", f"network/interfaces/macs/{mac}/vpc-ipv4-cidr-blocks")
         return text.split()
 
+    def vpc_ipv6_cidrs(self, mac: str) -> list[str]:
+        """Return the IPv6 CIDRs of the VPC, none where it has none; one request."""
+        path = f"network/interfaces/macs/{mac}/vpc-ipv6-cidr-blocks"
+        return self._or_none("GetVPCIPv6CIDRBlocks", path).split()
+
     def security_groups(self, mac: str) -> list[str]:
         """Return the primary ENI's security groups, sorted; one request."""
         return sorted(self._must("GetSecurityGroupIDs", f"network/interfaces/macs/{mac}/security-group-ids").split())
@@ -77,7 +91,7 @@ class Imds:
         return [mac.rstrip("/") for mac in self._must("GetMACs", "network/interfaces/macs").split()]
 
     def enis(self) -> list[MetadataEni]:
-        """Return every ENI that metadata lists; at most seven requests each."""
+        """Return every ENI that metadata lists; at most nine requests each."""
         primary = self._must("GetMAC", "mac")
         return [self._eni(mac, primary) for mac in self.macs()]
 
@@ -90,7 +104,7 @@ class Imds:
             device = 0 if mac == primary_mac else int(self._must("GetDeviceNumber", base + "device-number"))
             card = int(self._must("GetNetworkCard", base + "network-card")) if "network-card" in fields else 0
             has_ipv4 = "local-ipv4s" in fields
-            return replace(
+            eni = replace(
                 eni,
                 device_number=device,
                 card=card,
@@ -99,12 +113,19 @@ class Imds:
                 if has_ipv4
                 else "",
                 addresses=tuple(self._or_none("GetLocalIPv4s", base + "local-ipv4s").split()) if has_ipv4 else (),
-                prefixes=tuple(self._or_none("GetIPv4Prefixes", base + "ipv4-prefix").split())
-                if "ipv4-prefix" in fields
-                else (),
+                prefixes=self._prefixes(base, fields),
             )
+            addresses = self._or_none("GetIPv6s", base + "ipv6s").split() if "ipv6s" in fields else []
+            if not addresses:
+                return eni
+            ranges = self._or_none("GetSubnetIPv6CIDRBlocks", base + "subnet-ipv6-cidr-blocks").split()
+            return replace(eni, ipv6=addresses[0], subnet_cidr_v6=_range_of(addresses[0], ranges))
         except (CloudRefused, ValueError) as error:
             return replace(eni, problem=str(error))
+
+    def _prefixes(self, base: str, fields: Collection[str]) -> tuple[str, ...]:
+        api, field = ("GetIPv6Prefixes", "ipv6-prefix") if self._of_ipv6_node else ("GetIPv4Prefixes", "ipv4-prefix")
+        return tuple(self._or_none(api, base + field).split()) if field in fields else ()
 
     def _region(self) -> str:
         text = self._must("GetRegion", "/latest/dynamic/instance-identity/document")
@@ -193,3 +214,8 @@ class Imds:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _range_of(address: str, ranges: Sequence[str]) -> str:
+    """Return the range the address lies in: a subnet may have several (spec ipam.md W27). Empty when it is in none of them."""
+    return next((one for one in ranges if IPv6Address(address) in IPv6Network(one)), "")

@@ -39,6 +39,7 @@ class HeldEni:
     doubted_since: float | None = None
     problem: str = ""
     excluded: bool = False
+    subnet_cidr_v6: str = ""
 
     @property
     def eni_id(self) -> EniId:
@@ -50,7 +51,7 @@ class HeldEni:
 
     @property
     def all_items(self) -> tuple[str, ...]:
-        """Secondary addresses, and prefixes as `a.b.c.d/28`."""
+        """Secondary addresses, and prefixes as `a.b.c.d/28`; of an IPv6 node /80 prefixes alone."""
         return (*self.cloud.addresses, *self.cloud.prefixes)
 
     @property
@@ -85,9 +86,13 @@ class HeldEni:
         """Return the items of the kind that new pods are given (spec ipam.md 3, "usable")."""
         return self.cloud.prefixes if by_prefix else self.cloud.addresses
 
-    def with_items(self, items: Iterable[str]) -> HeldEni:
-        """Return it with exactly these addresses and prefixes."""
-        ordered = sorted(items)
+    def with_items(self, items: Iterable[str], *, first: Sequence[str] = ()) -> HeldEni:
+        """Return it with exactly these addresses and prefixes: those of `first`, then those it has, in their order, then new ones.
+
+        The order tells which of several /80 prefixes pods are given addresses of (spec ipam.md 17): it must not follow EC2's.
+        """
+        wanted = set(items)
+        ordered = [item for item in dict.fromkeys((*first, *self.all_items, *sorted(wanted))) if item in wanted]
         prefixes = tuple(item for item in ordered if "/" in item)
         addresses = tuple(item for item in ordered if "/" not in item)
         return replace(self, cloud=replace(self.cloud, addresses=addresses, prefixes=prefixes))
@@ -105,13 +110,15 @@ class HeldEni:
             subnet_cidr=self.subnet_cidr,
             is_primary=self.is_primary,
             addresses=sorted(cloud.addresses),
-            prefixes=sorted(cloud.prefixes),
+            prefixes=list(cloud.prefixes),
             is_trunk=self.is_trunk,
             is_efa=self.is_efa,
             managed=self.managed,
             excluded=self.excluded,
             confirmed=self.doubted_since is None and not self.problem,
             attached_at=self.attached_at,
+            primary_ipv6=cloud.ipv6,
+            subnet_ipv6_cidr=self.subnet_cidr_v6,
         )
 
 
@@ -174,6 +181,12 @@ class Picture:
         }
         return Picture(enis, self.settling)
 
+    def ordered_as(self, known: Iterable[CloudEni]) -> Picture:
+        """Return the picture where each ENI's items stand in the order in which they are `known`."""
+        order = {eni.eni_id: (*eni.addresses, *eni.prefixes) for eni in known}
+        enis = {eni_id: eni.with_items(eni.all_items, first=order.get(eni_id, ())) for eni_id, eni in self.enis.items()}
+        return Picture(enis, self.settling)
+
     def without_eni(self, eni_id: EniId, *, now: float) -> Picture:
         """Return the picture after a detach that EC2 confirmed."""
         left = {other: eni for other, eni in self.enis.items() if other != eni_id}
@@ -203,8 +216,16 @@ class Rules:
         return eni.tags.get(TAG_INSTANCE) == self.instance.instance_id or self.manage_untagged
 
 
-def held_eni(rules: Rules, cloud: CloudEni, metadata: MetadataEni | None, *, subnet_cidr: str, now: float) -> HeldEni:
-    """Return an ENI newly seen. `subnet_cidr`: what is known of its subnet where metadata does not list the ENI yet."""
+def held_eni(
+    rules: Rules,
+    cloud: CloudEni,
+    metadata: MetadataEni | None,
+    *,
+    subnet_cidr: str,
+    now: float,
+    subnet_cidr_v6: str = "",
+) -> HeldEni:
+    """Return an ENI newly seen. `subnet_cidr*`: what is known of its subnet where metadata does not list the ENI yet."""
     problem = metadata.problem if metadata is not None else ""
     if not cloud.primary_address and cloud.interface_type != "efa-only":
         problem = problem or "EC2 gives no IPv4 address for it"
@@ -216,6 +237,7 @@ def held_eni(rules: Rules, cloud: CloudEni, metadata: MetadataEni | None, *, sub
         managed=rules.is_managed(cloud),
         attached_at=now,
         problem=problem or ("" if known_cidr else "the CIDR of its subnet is not known"),
+        subnet_cidr_v6=(metadata.subnet_cidr_v6 if metadata is not None else "") or subnet_cidr_v6,
     )
 
 
@@ -304,8 +326,14 @@ def _seen_again(
         groups=known.cloud.groups if _groups_of(known.eni_id) in settling else new.cloud.groups,
         tags=known.cloud.tags if _tags_of(known.eni_id) in settling else new.cloud.tags,
     )
-    seen_again = replace(new, cloud=cloud, attached_at=known.attached_at, doubted_since=doubted_since)
-    return replace(seen_again.with_items(keep), excluded=known.excluded)
+    seen_again = replace(
+        new,
+        cloud=cloud,
+        attached_at=known.attached_at,
+        doubted_since=doubted_since,
+        subnet_cidr_v6=new.subnet_cidr_v6 or known.subnet_cidr_v6,
+    )
+    return replace(seen_again.with_items(keep, first=known.all_items), excluded=known.excluded)
 
 
 def _groups_of(eni_id: EniId) -> str:

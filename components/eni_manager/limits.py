@@ -79,9 +79,10 @@ def parse_row(row: str) -> InstanceLimits:
     )
 
 
-def eni_limit(limits: InstanceLimits, max_eni: int | None) -> int:
-    """Return the ENIs a card may have: the type's limit, lowered by `MAX_ENI` when that is at least 1 (spec env.md 1)."""
-    return min(limits.enis, max_eni) if max_eni is not None and max_eni >= 1 else limits.enis
+def eni_limit(limits: InstanceLimits, card: int, max_eni: int | None) -> int:
+    """Return the ENIs a card may have: its limit, lowered by `MAX_ENI` when that is at least 1 (spec env.md 1)."""
+    most = dict(limits.cards)[card]
+    return min(most, max_eni) if max_eni is not None and max_eni >= 1 else most
 
 
 def limits_of(described: Mapping[str, Any]) -> InstanceLimits:

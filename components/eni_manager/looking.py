@@ -44,6 +44,8 @@ COUNTED: Final[Mapping[FindingKind, tuple[str, str]]] = {
 }
 """How each kind of finding is counted: the public names and labels are those of spec operations.md 2.2 and 2.3."""
 RECONCILE_S: Final = 60.0  # spec ipam.md 2
+RECONCILE_IPV6_S: Final = 50.0
+"""All pods depend on one prefix: that it is gone must be noticed within 60 s (spec ipam.md W7)."""
 VPC_REFRESH_S: Final = 30.0  # spec ipam.md 2: VPC CIDRs and security groups
 LOOK_S: Final = 95.0
 UNEVEN: Final = 0.1
@@ -75,7 +77,8 @@ class Looking:
         self._state, self._life, self._changed = state, life, changed
         self._remembered = remembered
         self.provisional = True
-        self._rules = Rules(state.instance, process.settings.manage_untagged_eni)
+        cards = [card for card, _ in state.limits.cards] if state.multi_nic else [state.limits.default_card]
+        self._rules = Rules(state.instance, process.settings.manage_untagged_eni, frozenset(cards))
         self._running: Future[None] | None = None
         process.gauge(
             "awscni_ipamd_action_inprogress", lambda: float(self._running is not None), fn="nodeIPPoolReconcile"
@@ -116,10 +119,14 @@ class Looking:
 
     def begin(self) -> None:
         """Go on reading, each on its own time."""
-        self._every(RECONCILE_S, self._reconcile, "reconcile")
+        self._every(RECONCILE_IPV6_S if self._state.ipv6 else RECONCILE_S, self._reconcile, "reconcile")
         self._every(VPC_REFRESH_S, self._refresh_vpc, "vpc")
         self._every(LOOK_S, lambda: self.look_or_say(routine=True), "look")
         self._every(LOOK_S, self.read_subnets, "subnets")
+
+    def look_soon(self) -> None:
+        """Take a look beside whatever else goes on."""
+        self._process.loop.spawn(self.look_or_say(), name="look")
 
     async def look_or_say(self, listed: list[MetadataEni] | None = None, *, routine: bool = False) -> None:
         """Take a look; where it fails the inventory is said to be old. `routine`: nobody waits for it."""
@@ -145,6 +152,8 @@ class Looking:
         settled = [eni for eni in described if eni.eni_id not in hidden or eni.eni_id in before.enis]
         now = self._process.loop.clock()
         picture, findings = look(before, self._rules, listed, settled, now=now, subnets=state.subnets.cidrs())
+        if self.provisional:
+            picture = picture.ordered_as(self._remembered.enis)
         self.provisional = False
         state.show(picture)
         for finding in findings:
@@ -209,6 +218,8 @@ class Looking:
     async def _read_vpc(self) -> None:
         mac = self._state.instance.primary_mac
         self._state.vpc_cidrs = await self._read(lambda: self._imds.vpc_cidrs(mac))
+        if self._state.ipv6:
+            self._state.vpc_ipv6_cidrs = await self._read(lambda: self._imds.vpc_ipv6_cidrs(mac))
         self._state.groups = tuple(await self._read(lambda: self._imds.security_groups(mac)))
 
     async def _read(self, work: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ACTIONS = (
+    "AssignIpv6Addresses",
     "AssignPrivateIpAddresses",
     "AttachNetworkInterface",
     "CreateNetworkInterface",

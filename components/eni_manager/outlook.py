@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from vpccni.components.eni_manager.hindrance import ENI_LIMIT, Hindrance
-from vpccni.components.eni_manager.inventory import Picture
+from vpccni.components.eni_manager.ipv6 import PREFIX_LOST
 from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET
-from vpccni.components.eni_manager.limits import InstanceLimits, eni_limit
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, Plan
 from vpccni.components.eni_manager.state import State
 from vpccni.shared.messages.inventory import CardLimit, Growth, Inventory
@@ -20,6 +18,8 @@ NO_SUBNET_ADVICE: Final = (
 )
 
 RESTRAINTS: Final = {
+    PREFIX_LOST: "the IPv6 prefix that pods have addresses of is no longer on its ENI: put it, or another, back; a start of the manager "
+    "takes another by itself",
     CORDONED: "the node is cordoned: no ENI and no address is added (AWS_MANAGE_ENIS_NON_SCHEDULABLE=true would)",
     PROVISIONING_OFF: "EC2 is not to be changed: see DISABLE_NETWORK_RESOURCE_PROVISIONING and ENABLE_IMDS_ONLY_MODE",
 }
@@ -52,13 +52,6 @@ def growth_of(hindrance: Hindrance, plan: Plan, state: State, *, now: float) -> 
     return Growth()
 
 
-def card_limits(picture: Picture, limits: InstanceLimits, max_eni: int, cards: Sequence[int]) -> list[CardLimit]:
-    """Return how many ENIs of ours each card may have; counted anew each time (spec ipam.md W29)."""
-    most = eni_limit(limits, max_eni)
-    strange = [eni.cloud.card for eni in picture.enis.values() if not eni.managed]
-    return [CardLimit(card, max(most - strange.count(card), 0)) for card in cards]
-
-
 def inventory_of(state: State, *, cards: list[CardLimit], growth: Growth, pending_addresses: int) -> Inventory:
     """Return the whole picture as the message."""
     instance, limits = state.instance, state.limits
@@ -77,4 +70,6 @@ def inventory_of(state: State, *, cards: list[CardLimit], growth: Growth, pendin
         growth=growth,
         pending_addresses=pending_addresses,
         by_prefix=state.by_prefix,
+        ipv6=state.ipv6,
+        vpc_ipv6_cidrs=state.vpc_ipv6_cidrs,
     )

@@ -20,12 +20,14 @@ from vpccni.components.eni_manager.hindrance import (
 )
 from vpccni.components.eni_manager.imds import Imds
 from vpccni.components.eni_manager.inventory import held_eni
+from vpccni.components.eni_manager.ipv6 import Watch, plan_prefixes
 from vpccni.components.eni_manager.journal import Journal
 from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET, EniConfig
 from vpccni.components.eni_manager.lifecycle import Lifecycle
 from vpccni.components.eni_manager.limits import InstanceLimits
 from vpccni.components.eni_manager.looking import Looking
-from vpccni.components.eni_manager.outlook import card_limits, growth_of, inventory_of
+from vpccni.components.eni_manager.network_cards import card_limits
+from vpccni.components.eni_manager.outlook import growth_of, inventory_of
 from vpccni.components.eni_manager.patience import Patience, retry_spread_s, urgent_part
 from vpccni.components.eni_manager.planner import (
     CORDONED,
@@ -50,8 +52,7 @@ PATIENCE_SLACK_S: Final = 0.01
 NODES_SOON_AGAIN_S: Final = 60.0
 """A node that starts is seldom the only one: it counts again when the others are there too."""
 NODES_AGAIN_S: Final = 600.0
-CARD: Final = 0
-"""The one card that is managed until ENABLE_MULTI_NIC is supported."""
+REASON_PREFIX_LOST: Final = "Ipv6PrefixLost"
 
 
 class Manager:
@@ -76,6 +77,8 @@ class Manager:
             limits,
             Subnets(instance.subnet_id, settings.cluster_name, settings.subnet_discovery),
             by_prefix=settings.prefix_delegation and limits.prefixes,
+            ipv6=settings.ipv6,
+            multi_nic=settings.multi_nic,
             custom=NOT_KNOWN_YET if settings.custom_networking else None,
         )
         journal = Journal(process.run_dir / "eni_manager.journal")
@@ -94,6 +97,7 @@ class Manager:
         self._nodes = nodes
         self._node_count: int | None = None
         self._patience, self._put_off = Patience(), False
+        self._tell, self._watch = tell, Watch()
         self._published: Inventory | None = None
 
     async def start(self) -> None:
@@ -111,6 +115,7 @@ class Manager:
                 "journal kept aside", error=error, remedy="ENIs it named are left to the leak sweep"
             )
         self._remembered.load()
+        self._watch = Watch.remembered(self._remembered.enis)
         self._state.subnets = replace(self._state.subnets, excluded_before=self._remembered.excluded)
         await self._looking.first()
         self._life.resume()
@@ -161,7 +166,15 @@ class Manager:
         known = {one.cloud.subnet_id: one.subnet_cidr for one in state.picture.enis.values()}
         cidr = {**known, **state.subnets.cidrs()}.get(eni.subnet_id, "")
         self._changes.succeeded(eni.subnet_id)
-        state.show(state.picture.with_eni(held_eni(self._looking.rules, eni, None, subnet_cidr=cidr, now=now), now=now))
+        held = held_eni(
+            self._looking.rules,
+            eni,
+            None,
+            subnet_cidr=cidr,
+            subnet_cidr_v6=state.subnets.cidr_v6(eni.subnet_id),
+            now=now,
+        )
+        state.show(state.picture.with_eni(held, now=now))
         self._process.log.info("eni attached", eni=eni.eni_id, device=eni.device_number, count=len(eni.addresses))
         self._publish()
 
@@ -190,8 +203,10 @@ class Manager:
         if self._looking.provisional:
             self._publish()
             return
-        if self._wish is not None:
-            now = self._process.loop.clock()
+        now = self._process.loop.clock()
+        if self._state.ipv6:
+            self._keep_prefixes(now)
+        elif self._wish is not None:
             terms, busy = self._changes.terms(now), self._changes.busy()
             todo = plan(self._wish, self._state.picture, self._cards(), terms, busy)
             self._plan = restrained(todo, self._restraint())
@@ -199,6 +214,35 @@ class Manager:
         if self._process.settings.provisioning:
             self._upkeep.turn()
         self._publish()
+
+    def _keep_prefixes(self, now: float) -> None:
+        """See to it that each card has its IPv6 prefix; what the allocator wishes plays no part."""
+        before, cards = self._watch, self._cards()
+        self._watch = after = before.after(self._state.picture, [limit.card for limit in cards], now=now)
+        if missing := sorted(after.used[card] for card in after.lost):
+            sentence = (
+                f"EC2 no longer shows {', '.join(missing)}: pods with addresses of it have no network; put it back"
+            )
+            self._process.degraded("prefix", sentence)
+            if after.lost.keys() - before.lost.keys():
+                self._process.count("vpccni_ipv6_prefixes_lost", 1)
+                self._tell(REASON_PREFIX_LOST, sentence)
+                if (at := after.next_at(now=now)) is not None:
+                    self._process.loop.call_later(at - now + PATIENCE_SLACK_S, self._looking.look_soon)
+        else:
+            self._process.healthy("prefix")
+        busy = self._changes.busy()
+        self._plan = plan_prefixes(
+            self._state.picture,
+            cards,
+            self._changes.terms(now),
+            growing={card for card, _ in busy.creating},
+            blocked=after.blocked(now=now),
+        )
+        if not self._process.settings.provisioning:
+            self._plan = restrained(self._plan, PROVISIONING_OFF)
+        idle = tuple(step for step in self._plan.assign if step.eni_id not in busy.enis)
+        self._changes.start(replace(self._plan, assign=idle), now)
 
     def _patient(self, todo: Plan, urgent: int, now: float) -> Plan:
         """Return the plan with only its urgent growth while the rest may wait."""
@@ -231,7 +275,8 @@ class Manager:
     # -- publishing
 
     def _cards(self) -> list[CardLimit]:
-        return card_limits(self._state.picture, self._state.limits, self._process.settings.max_eni, (CARD,))
+        state = self._state
+        return card_limits(state.picture, state.limits, self._process.settings.max_eni, state.cards())
 
     def _publish(self) -> None:
         state, now = self._state, self._process.loop.clock()

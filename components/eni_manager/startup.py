@@ -20,7 +20,7 @@ from vpccni.components.eni_manager.reporter import Reporter
 from vpccni.components.eni_manager.reports import Note
 from vpccni.components.eni_manager.service import Manager, first_pause_s
 from vpccni.shared.bus import Call
-from vpccni.shared.errors import CloudRefused
+from vpccni.shared.errors import CloudRefused, SettingsError
 from vpccni.shared.kube import Kube
 from vpccni.shared.messages.base import Message
 from vpccni.shared.messages.common import Done
@@ -46,6 +46,7 @@ class Service:
         self._imds = Imds(
             process.raw.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ""),
             v1_allowed=process.raw.get("AWS_EC2_METADATA_V1_DISABLED", "").lower() != "true",
+            of_ipv6_node=process.settings.ipv6,
             on_error=lambda api: process.loop.call_from_thread(lambda: self._imds_failed(api)),
         )
         self._kube = Kube.of(process)
@@ -68,6 +69,10 @@ class Service:
         while self._manager is None:
             try:
                 self._manager = await self._first_look()
+            except SettingsError as error:
+                self._process.log.error("start given up", error=error)
+                self._process.degraded("start", f"No inventory. {error}")
+                return
             except (CloudRefused, OSError) as error:
                 tries += 1
                 self._note_startup(
@@ -100,6 +105,13 @@ class Service:
             self._ec2 = connected
         ec2 = self._ec2
         limits = await self._limits(ec2, instance.instance_type)
+        if self._process.settings.ipv6 and not limits.prefixes:
+            raise SettingsError(
+                "an IPv6 node is not possible on this type",
+                on=instance.instance_type,
+                why="EC2 gives prefixes to nitro and bare metal types only",
+                remedy="Use another type, or ENABLE_IPv4",
+            )
         if self._facts.node is not None:
             limits = replace(limits, kubelet_pods=self._facts.node.max_pods)
         manager = Manager(
@@ -167,4 +179,5 @@ def _connect(process: Process, instance: InstanceFacts) -> Ec2:
         endpoint=settings.ec2_endpoint,
         version=settings.cni_version,
         timeout_s=settings.http_timeout_s,
+        of_ipv6_node=settings.ipv6,
     )

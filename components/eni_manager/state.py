@@ -8,6 +8,7 @@ from vpccni.components.eni_manager.facts import InstanceFacts
 from vpccni.components.eni_manager.inventory import Picture
 from vpccni.components.eni_manager.kube_facts import EniConfig
 from vpccni.components.eni_manager.limits import InstanceLimits
+from vpccni.components.eni_manager.network_cards import managed_cards
 from vpccni.components.eni_manager.subnets import Subnets
 from vpccni.shared.names import SubnetId
 
@@ -24,15 +25,24 @@ class State:
     limits: InstanceLimits
     subnets: Subnets
     by_prefix: bool
+    ipv6: bool = False
+    multi_nic: bool = False
     picture: Picture = field(default_factory=Picture)
     vpc_cidrs: list[str] = field(default_factory=list)
+    vpc_ipv6_cidrs: list[str] = field(default_factory=list)
     groups: tuple[str, ...] = ()
     custom: EniConfig | str | None = None
 
     @property
     def unit(self) -> int:
-        """Addresses in an item: a /28 prefix or a single address."""
+        """Addresses in an item: a prefix (/28, of an IPv6 node /80) or a single address."""
+        if self.ipv6:
+            return 1 << 48
         return 16 if self.by_prefix else 1
+
+    def cards(self) -> tuple[int, ...]:
+        """Return the network cards whose ENIs are ours to use, in order."""
+        return managed_cards(self.picture, self.limits, multi_nic=self.multi_nic)
 
     def candidates(self) -> tuple[SubnetId, ...]:
         """Return the subnets that new ENIs may come from, the best first."""

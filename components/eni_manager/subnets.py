@@ -28,6 +28,7 @@ class Subnet:
     cidr: str
     free: int
     tags: Mapping[str, str]
+    cidr_v6: str = ""
 
     def belongs_to(self, cluster: str) -> bool:
         """Tell whether the cluster tags admit this cluster; without such tags, or without a cluster name, they do."""
@@ -93,6 +94,10 @@ class Subnets:
     def cidrs(self) -> dict[SubnetId, str]:
         """Return the CIDR of each subnet."""
         return {subnet_id: subnet.cidr for subnet_id, subnet in self.seen.items() if subnet.cidr}
+
+    def cidr_v6(self, subnet_id: SubnetId) -> str:
+        """Return the IPv6 CIDR of a subnet, empty where it has none or was not read."""
+        return self.seen[subnet_id].cidr_v6 if subnet_id in self.seen else ""
 
     def closed(self, *, now: float) -> frozenset[SubnetId]:
         """Return the subnets not to ask now."""

@@ -55,4 +55,4 @@ def test_a_reply_without_cards_is_one_card() -> None:
 def test_max_eni_only_lowers() -> None:
     limits = find_limits(TABLE, "m5.large")
     assert limits is not None
-    assert [eni_limit(limits, value) for value in (None, 0, 2, 99)] == [3, 3, 2, 3]
+    assert [eni_limit(limits, 0, value) for value in (None, 0, 2, 99)] == [3, 3, 2, 3]

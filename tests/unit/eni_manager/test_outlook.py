@@ -13,7 +13,8 @@ from vpccni.components.eni_manager.hindrance import Hindrance
 from vpccni.components.eni_manager.inventory import look
 from vpccni.components.eni_manager.kube_facts import NOT_KNOWN_YET, EniConfig
 from vpccni.components.eni_manager.limits import InstanceLimits
-from vpccni.components.eni_manager.outlook import card_limits, growth_of
+from vpccni.components.eni_manager.network_cards import card_limits
+from vpccni.components.eni_manager.outlook import growth_of
 from vpccni.components.eni_manager.planner import CORDONED, PROVISIONING_OFF, AssignTo, Plan, UnassignFrom, restrained
 from vpccni.components.eni_manager.state import State
 from vpccni.components.eni_manager.subnets import Subnets
