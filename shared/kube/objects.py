@@ -12,6 +12,14 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """One owner reference."""
+
+    kind: str = ""
+    uid: str = ""
+    controller: bool | None = None
+
+
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     """The metadata that every kind has. `deletion_timestamp` is empty unless the object is being deleted."""
 
@@ -22,6 +30,9 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     deletion_timestamp: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    generation: int = 0
+    finalizers: list[str] = []
+    owner_references: list[Owner] = []
 
 
 class Wire(msgspec.Struct, frozen=True, rename="camel"):
