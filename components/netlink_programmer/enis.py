@@ -155,16 +155,20 @@ class EniKeeper:
     def _firewall_facts(self, inventory: Inventory, link: str) -> FirewallFacts:
         settings = self._process.settings
         return FirewallFacts(
-            tuple(inventory.vpc_cidrs),
-            settings.exclude_snat_cidrs,
-            inventory.primary_address,
-            link,
-            settings.veth_prefix,
-            settings.connmark,
-            settings.external_snat,
-            settings.node_port_support,
-            settings.randomize_snat,
-            tuple(sorted({veth_prefix_of(pod.host_veth) for pod in self._pods()} - {settings.veth_prefix})),
+            vpc_cidrs=tuple(inventory.vpc_cidrs),
+            exclude_cidrs=settings.exclude_snat_cidrs,
+            primary_address=inventory.primary_address,
+            primary_link=link,
+            veth_prefix=settings.veth_prefix,
+            connmark=settings.connmark,
+            external_snat=settings.external_snat,
+            node_port=settings.node_port_support,
+            randomize=settings.randomize_snat,
+            older_prefixes=tuple(
+                sorted({veth_prefix_of(pod.host_veth) for pod in self._pods()} - {settings.veth_prefix})
+            ),
+            ipv4_pods=not settings.ipv6,
+            block_ipv4=settings.ipv6,
         )
 
     async def firewall_outlook(self, links: Mapping[int, Link]) -> list[tuple[Table, str]]:

@@ -17,6 +17,7 @@ from typing import Final
 from vpccni.components.netlink_programmer import observe, plugin_log, rtnl, standing
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
+from vpccni.components.netlink_programmer.adoption import adopted
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.explain import Explainer
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
@@ -28,7 +29,7 @@ from vpccni.components.netlink_programmer.story import pod_want
 from vpccni.components.netlink_programmer.survey import survey, unclaimed
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
-from vpccni.shared.errors import BusError, CniFailure
+from vpccni.shared.errors import BusError, CniFailure, KernelRefused
 from vpccni.shared.loop import Future
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState, Release, Released
 from vpccni.shared.messages.base import Message, Sandbox
@@ -338,6 +339,7 @@ class ProgrammerService:
     def _on_ledger(self, ledger: LedgerState) -> None:
         self._ledger = {entry.sandbox: entry for entry in ledger.entries if not entry.released_at_ns}
         self._complete_from_ledger()
+        self._look_for_strangers()
 
     def _complete_from_ledger(self) -> None:
         """A start tells address and table by route and rule; where those were gone, the ledger knows them."""
@@ -380,12 +382,40 @@ class ProgrammerService:
     def _heartbeat_wirings(self) -> None:
         self._complete_from_ledger()
         self._publish_wirings()
-        if self._unclaimed:  # new ones cannot come: every veth made from now on carries its alias
+        self._look_for_strangers()
+
+    def _look_for_strangers(self) -> None:
+        """Look for pods of the reference among those whose veth nobody claims. New ones cannot come: what is made from now on has its alias."""
+        if self._unclaimed or self._unwired():
             self._process.loop.spawn(self._look_for_unclaimed(), name="unclaimed")
+
+    def _unwired(self) -> list[LedgerEntry]:
+        """Return what the ledger holds for sandboxes that are neither wired nor being added."""
+        ledger = self._ledger or {}
+        return [entry for one, entry in ledger.items() if one not in self._wired and one not in self._adding]
 
     async def _look_for_unclaimed(self) -> None:
         seen = await self._process.loop.in_thread(observe.look, (MAIN_TABLE,))
+        for wired in adopted(seen, self._unwired()):
+            self._adopt(wired)
         self._note_unclaimed([one for one in unclaimed(seen, self._claimed()) if one in self._unclaimed])
+
+    def _adopt(self, wired: Wired) -> None:
+        """Look after a pod of the reference as if it were ours from now on."""
+        try:
+            self._wirer.claim(wired)
+        except KernelRefused as error:
+            self._process.log.warning("pod not adopted", sandbox=str(wired.sandbox), why=str(error))
+            return
+        self._wired[wired.sandbox] = wired
+        self._process.log.info(
+            "pod adopted",
+            pod=str(wired.pod),
+            sandbox=str(wired.sandbox),
+            address=wired.address,
+            host_veth=wired.host_veth,
+        )
+        self._wirings_soon()
 
     def _claimed(self) -> set[str]:
         return {one.address for one in self._wired.values()}

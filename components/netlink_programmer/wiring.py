@@ -129,6 +129,13 @@ class Wirer:
             )
         self._bury(ifindex)
 
+    def claim(self, wired: Wired) -> None:
+        """Write whose a veth is on one that another release made."""
+        with effect("netlink.set_alias"):
+            self._host.send(
+                [rtnl.set_link(wired.ifindex, alias=alias_of(wired.sandbox, wired.pod))], on=wired.host_veth
+            )
+
     def delete_now(self, ifindex: int) -> None:
         """Delete a link and wait for it; what is gone counts as done."""
         with effect("netlink.delete_link"):
