@@ -7,11 +7,14 @@ PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables n
 	containernetworking-plugins iputils-ping conntrack
 # Labs mostly wait: four at a time fill two cores. The tests of one file share a lab and stay together.
 BESIDE := -n 4 --dist loadfile
+# What runs where there is no Python: the plugin on the host, the health probe a few times a minute.
+PROGRAMS := cni/aws-cni cni/grpc-health-probe
+STATIC := gcc -std=c11 -Wall -Wextra -Werror -Os -static -s
 CODE := components shared cni lab bench src tests
 
 .PHONY: setup demo test test-full test-long test-again check bench fleet spec-coverage clean
 
-setup: $(STAMP) cni/aws-cni
+setup: $(STAMP) $(PROGRAMS)
 
 $(STAMP): requirements.lock pyproject.toml
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -22,8 +25,11 @@ $(STAMP): requirements.lock pyproject.toml
 	$(VENV)/bin/uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
-cni/aws-cni: cni/aws-cni.c
-	gcc -std=c11 -Wall -Wextra -Werror -Os -static -s -o $@ $<
+cni/aws-cni: cni/aws-cni.c cni/frame.h
+	$(STATIC) -o $@ $<
+
+cni/grpc-health-probe: cni/probe.c cni/frame.h
+	$(STATIC) -o $@ $<
 
 demo: setup
 	$(PYTHON) -m vpccni.lab.demo
@@ -58,4 +64,4 @@ spec-coverage: $(STAMP)
 	$(PYTHON) -m pytest -q --collect-only --spec-coverage
 
 clean:
-	rm -rf $(VENV) build dist cni/aws-cni
+	rm -rf $(VENV) build dist $(PROGRAMS)

@@ -3,7 +3,7 @@
  * It opens, inside the pod's network namespace, a route netlink socket and the folder of IPv6 interface settings, and sends these
  * with the runtime's request over the front door; it prints the reply and exits with its code. Alone it answers VERSION, missing
  * or malformed CNI_* variables (code 4), and what a dead front door means: ADD code 11, STATUS code 50, DEL kept in the spool.
- * The frame is described in docs/front-door.md; its constants stand in components/netlink_programmer/frontdoor.py too.
+ * The frame is in frame.h.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -28,15 +28,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef FRONT_DOOR
-#define FRONT_DOOR "/var/run/aws-node/front-door.sock"
-#endif
+#include "frame.h"
+
 #ifndef SPOOL
 #define SPOOL "/var/run/aws-node/spool"
 #endif
 #define ENV_BYTES (64 * 1024)
 #define STDIN_BYTES (1 << 20)
-#define REPLY_BYTES (1 << 20)
 #define TEXT_BYTES 256
 #define LINE_BYTES 4096 /* PIPE_BUF: lines of two writers do not mix */
 #define LOG_FLAGS (O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) /* a FIFO must not hold the call */
@@ -46,23 +44,9 @@
 #define SPOOL_AFTER_MS 3000   /* a DEL that meets no open door this long is kept for later */
 #define CONNECT_FIRST_MS 10
 #define CONNECT_AT_MOST_MS 100
-#define PROBE_MS 1000
 #define VERSIONS "\"0.1.0\", \"0.2.0\", \"0.3.0\", \"0.3.1\", \"0.4.0\", \"1.0.0\", \"1.1.0\""
 
-enum { KIND_CNI = 1, KIND_HEALTH = 2 };
 enum { NETNS, NETLINK_SOCKET, POD_SYSCTL, HOST_SYSCTL, LOG_FILE };
-
-struct head {
-    char magic[4];
-    uint16_t version, kind;
-    uint32_t mask, deadline_ms, env_bytes, stdin_bytes;
-};
-
-struct reply_head {
-    char magic[4];
-    uint16_t version, exit_code;
-    uint32_t flags, bytes;
-};
 
 static char config[STDIN_BYTES + 1], environment[ENV_BYTES], reply[REPLY_BYTES + 1];
 static size_t config_bytes, environment_bytes;
@@ -71,33 +55,10 @@ static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1, -1};
 static int log_fd = -1; /* the descriptor that is passed on, or the runtime's standard error, which is not */
 extern char **environ;
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static void pause_ms(int ms)
 {
     struct timespec wait = {ms / 1000, (ms % 1000) * 1000000L};
     nanosleep(&wait, NULL);
-}
-
-/* Print text as a JSON string: whatever bytes an error quotes, the reader gets well-formed JSON. */
-static void put_json(FILE *out, const char *text)
-{
-    putc('"', out);
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            fprintf(out, "\\%c", c);
-        else if (c < 0x20 || c >= 0x7f)
-            fprintf(out, "\\u%04x", c);
-        else
-            putc(c, out);
-    }
-    putc('"', out);
 }
 
 static void log_line(const char *level, const char *text, const char *details);
@@ -305,45 +266,6 @@ static void log_line(const char *level, const char *text, const char *details)
         log_fd = -1; /* full or stuck: the call matters more */
 }
 
-/* Connect, but not past the deadline: a stopped door's backlog fills, and connect would wait for ever. */
-static int dial(const char *path, int64_t deadline)
-{
-    int64_t left_ms = deadline > now_ms() ? deadline - now_ms() : 1; /* 0 would mean: wait for ever */
-    struct timeval left = {left_ms / 1000, (left_ms % 1000) * 1000};
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = strlen(path) < sizeof address.sun_path ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    if (fd < 0)
-        return -1;
-    strcpy(address.sun_path, path);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof left);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
-static int ready(int fd, short what, int64_t deadline)
-{
-    struct pollfd wait = {fd, what, 0};
-    int64_t left = deadline - now_ms();
-    return left > 0 && poll(&wait, 1, (int)left) != 0;
-}
-
-static int send_all(int fd, const char *data, size_t bytes, int64_t deadline)
-{
-    while (bytes) {
-        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0 && (errno == EINTR || errno == EAGAIN) && ready(fd, POLLOUT, deadline))
-            continue;
-        if (sent <= 0)
-            return -1;
-        data += sent;
-        bytes -= (size_t)sent;
-    }
-    return 0;
-}
-
 /* Send the header with the descriptors that are open, then environment and configuration. */
 static int send_request(int fd, int kind, int64_t deadline)
 {
@@ -376,22 +298,6 @@ static int send_request(int fd, int kind, int64_t deadline)
     if (sendmsg(fd, &message, MSG_NOSIGNAL) != (ssize_t)sizeof head)
         return -1;
     return send_all(fd, environment, environment_bytes, deadline) || send_all(fd, config, config_bytes, deadline) ? -1 : 0;
-}
-
-static int receive(int fd, char *data, size_t bytes, int64_t deadline)
-{
-    while (bytes) {
-        if (!ready(fd, POLLIN, deadline))
-            return -1;
-        ssize_t got = recv(fd, data, bytes, 0);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return -1;
-        data += got;
-        bytes -= (size_t)got;
-    }
-    return 0;
 }
 
 /* One try: the exit code of the reply, which is printed; -1 when the connection broke or the deadline passed. */
@@ -522,18 +428,6 @@ static int version_reply(void)
     return 0;
 }
 
-/* The probe of the reference's manifests: its flags are accepted, the front door is asked (exit codes of operations.md 12). */
-static int probe(void)
-{
-    const char *door = getenv("VPCCNI_FRONT_DOOR");
-    int64_t deadline = now_ms() + PROBE_MS;
-    int fd = dial(door ? door : FRONT_DOOR, deadline);
-    if (fd < 0)
-        return 2;
-    int code = converse(fd, KIND_HEALTH, deadline);
-    return code < 0 ? 3 : code ? 4 : 0;
-}
-
 int main(int count, char **arguments)
 {
     static const struct {
@@ -543,8 +437,6 @@ int main(int count, char **arguments)
     const char *own = count && strrchr(arguments[0], '/') ? strrchr(arguments[0], '/') + 1 : count ? arguments[0] : "";
     const char *command = getenv("CNI_COMMAND"), *netns = getenv("CNI_NETNS"), *container = getenv("CNI_CONTAINERID"), *interface = getenv("CNI_IFNAME");
     char missing[TEXT_BYTES] = "";
-    if (!strcmp(own, "grpc-health-probe") || !strcmp(own, "vpccni-probe"))
-        return probe();
     if (!command)
         return about();
     if (read_config())

@@ -19,7 +19,7 @@ def test_the_wheel_holds_every_module_and_what_they_read(tmp_path: Path) -> None
         f"vpccni/{path.relative_to(ROOT)}"
         for folder in PACKED
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".c", ".tsv", ".gz") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".c", ".h", ".tsv", ".gz") and "__pycache__" not in path.parts
     }
     assert wanted - names == set()
     assert not [name for name in names if name.startswith(("vpccni/lab", "vpccni/bench", "shared", "components"))]
