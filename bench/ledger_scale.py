@@ -27,7 +27,7 @@ def seconds(rounds: int) -> list[float]:
     eni = Eni("eni-1", "02:00:00:00:00:01", 0, 0, "10.0.0.4", "subnet-1", "10.0.0.0/16", True, [], [PREFIX])
     inventory = Inventory(
         instance_id="i-1", instance_type="m5.large", region="r", availability_zone="z", primary_address="10.0.0.4",
-        primary_mac=eni.mac, vpc_cidrs=[], cards=[CardLimit(0, 3)], slots=9, max_pods=0, enis=[eni], by_prefix=True,
+        primary_mac=eni.mac, vpc_cidrs=[], cards=[CardLimit(0, 3)], slots=9, max_pods=0, enis=[eni], by_prefix=True, ipv6=True,
     )  # fmt: skip
     ledger = Ledger()
     occupancy = pools.Occupancy.of(

@@ -36,11 +36,15 @@ def explain(
     if inventory is None or census is None:
         return STARTING, "the ENIs of this node are not known yet", RETRY_SOON_MS
     numbers = (
-        f"{census.total} addresses: {census.assigned} assigned, {census.cooling} cooling, {census.fenced} being given back, "
-        f"{census.unconfirmed} not usable yet, {census.unclaimed} in use by unknown pods; {len(inventory.enis)} ENIs of {inventory.instance_type}, "
-        f"at most {sum(card.max_enis for card in inventory.cards)} with {inventory.slots} each; max pods {inventory.max_pods}"
+        _ipv6_numbers(inventory, census)
+        if inventory.ipv6
+        else (
+            f"{census.total} addresses: {census.assigned} assigned, {census.cooling} cooling, {census.fenced} being given back, "
+            f"{census.unconfirmed} not usable yet, {census.unclaimed} in use by unknown pods; {len(inventory.enis)} ENIs of {inventory.instance_type}, "
+            f"at most {sum(card.max_enis for card in inventory.cards)} with {inventory.slots} each; max pods {inventory.max_pods}"
+        )
     )
-    if inventory.max_pods and census.pods >= inventory.max_pods:
+    if inventory.max_pods and not inventory.ipv6 and census.pods >= inventory.max_pods:
         return MAX_PODS, numbers, 0
     if census.unconfirmed and not inventory.growth.cause:
         return GROWING, numbers, RETRY_SOON_MS
@@ -60,6 +64,12 @@ def explain(
     if held_down:
         return MINIMUM_ONLY, f"MINIMUM_IP_TARGET without WARM_IP_TARGET never grows beyond it; {numbers}", 0
     return ENI_LIMIT, numbers, 0
+
+
+def _ipv6_numbers(inventory: Inventory, census: Census) -> str:
+    prefixes = [prefix for eni in inventory.enis for prefix in eni.prefixes]
+    state = ", of which none can be used yet" if prefixes and not census.assignable else ""
+    return f"{len(prefixes)} IPv6 prefixes on {len(inventory.enis)} ENIs of {inventory.instance_type}{state}; {census.pods} addresses held"
 
 
 def _ends_soon(growth: Growth, *, now: float) -> bool:

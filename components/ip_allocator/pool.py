@@ -20,6 +20,9 @@ from vpccni.shared.messages.inventory import Eni, Inventory
 from vpccni.shared.messages.wiring import UsableEnis
 
 PREFIX_SIZE = 16
+PREFIX_SIZE_V6 = 1 << 48
+LOST_HISTORY = 1024
+"""So many addresses above the highest that is held in a /80 may have been given back lately: the lowest free one is always used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,24 @@ class Census:
 def build(inventory: Inventory, usable: UsableEnis, unclaimed: frozenset[str]) -> Pool:
     """Return the pool of an inventory and the ENIs that the kernel is ready for."""
     tables = {eni.eni_id: eni.route_table for eni in usable.enis}
-    enis = tuple(_pool_eni(eni, inventory.by_prefix, tables.get(eni.eni_id, 0)) for eni in inventory.enis)
+    enis = tuple(_pool_eni(eni, inventory, tables.get(eni.eni_id, 0)) for eni in inventory.enis)
     eni_of = {block.item: eni for eni in enis for block in eni.blocks}
     finder = Finder(block for eni in enis for block in eni.blocks)
-    return Pool(enis, eni_of, finder, PREFIX_SIZE if inventory.by_prefix else 1, unclaimed)
+    return Pool(enis, eni_of, finder, _block_size(inventory), unclaimed)
 
 
-def _pool_eni(eni: Eni, by_prefix: bool, table: int) -> PoolEni:
+def _block_size(inventory: Inventory) -> int:
+    if inventory.ipv6:
+        return PREFIX_SIZE_V6
+    return PREFIX_SIZE if inventory.by_prefix else 1
+
+
+def _pool_eni(eni: Eni, inventory: Inventory, table: int) -> PoolEni:
+    """Of several IPv6 prefixes the first alone is in force (spec ipam.md 17); pods on the others keep their addresses."""
+    by_prefix, in_force = inventory.by_prefix, eni.prefixes[:1] if inventory.ipv6 else eni.prefixes
     blocks = (
         *(block_of(address, in_force=not by_prefix) for address in eni.addresses),
-        *(block_of(prefix, in_force=by_prefix) for prefix in eni.prefixes),
+        *(block_of(prefix, in_force=by_prefix and prefix in in_force) for prefix in eni.prefixes),
     )
     sizes = [block.size for block in blocks if block.in_force]
     return PoolEni(eni, blocks, table, eni.managed and not eni.excluded and not eni.is_trunk, sum(sizes), len(sizes))
@@ -201,6 +212,17 @@ def count(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) 
                 cooling += cools[block.item]
                 assignable += block.size - used - strange - cools[block.item]
     return Census(total, assigned, assignable, cooling, given_up, unconfirmed, unclaimed, len(ledger.held))
+
+
+def with_lost_history(pool: Pool, ledger: Ledger) -> list[str]:
+    """Return the addresses that may have been given back lately when nobody knows which were (spec ipam.md W38)."""
+    reach: dict[str, int] = {}
+    for address in ledger.holders:
+        if (block := pool.finder.find(address)) is not None:
+            reach[block.item] = max(reach.get(block.item, 0), block.position(address) + 1)
+    blocks = [block for eni in pool.enis for block in eni.blocks]
+    ends = [block.size if block.size <= PREFIX_SIZE else reach.get(block.item, 0) + LOST_HISTORY for block in blocks]
+    return [block.address(position) for block, end in zip(blocks, ends, strict=True) for position in range(end)]
 
 
 def assign(

@@ -166,6 +166,8 @@ class AllocatorService:
             return causes.explain(None, None, can_grow=False, cools_in_s=None, now=now)
         census = self._census()
         waits = [at + self._period_s - now for at in self._ledger.released_at.values()]
+        if self._inventory.ipv6:  # without its prefix the manager is after it, with it there is always an address
+            return causes.explain(self._inventory, census, can_grow=True, cools_in_s=None, now=now)
         shape, targets = self._view().shape(), self._targets()
         grows = warm_pool.wanted_total(shape, targets) > shape.total or self._inventory.pending_addresses > 0
         return causes.explain(
@@ -200,8 +202,7 @@ class AllocatorService:
         self._occupancy = pools.Occupancy.of(pool, self._ledger, self._occupancy)
         if self._resting_due:
             self._resting_due = False
-            small = [block for eni in pool.enis for block in eni.blocks if block.size <= pools.PREFIX_SIZE]
-            addresses = [block.address(position) for block in small for position in range(block.size)]
+            addresses = pools.with_lost_history(pool, self._ledger)
             self._replace(books.rest_all(self._ledger, addresses, now=self._clock()))
         lost = [holding.address for holding in self._ledger.held.values() if pool.finder.find(holding.address) is None]
         if lost:
@@ -272,6 +273,9 @@ class AllocatorService:
         if self._occupancy is None or self._inventory is None:
             return
         now = self._clock()
+        if self._inventory.ipv6:  # nothing is grown or shrunk: the manager keeps a prefix by itself (spec ipam.md 17)
+            self._demand.clear()
+            return
         self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
         view, targets = self._view(), self._targets()
         if self._give_back(*view.leftovers()):  # what no new pod may use goes as its pods leave (W14, W16)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import time
-from ipaddress import IPv4Network
+from ipaddress import ip_address
 from typing import Final
 
-from vpccni.components.metrics_publisher.pool import Picture, cidrs_of, is_assigned
+from vpccni.components.metrics_publisher.pool import Cidr, Picture, cidrs_of, is_assigned
 from vpccni.shared.messages.allocation import LedgerEntry
 from vpccni.shared.messages.inventory import Eni
 from vpccni.shared.settings import Settings
@@ -17,7 +17,6 @@ ENI_CONFIGS: Final = "/v1/eni-configs"
 COMMANDS: Final = ("/v1/enis", ENI_CONFIGS, "/v1/networkutils-env-settings", "/v1/ipamd-env-settings")
 NEVER: Final = "0001-01-01T00:00:00Z"
 MAIN_TABLE: Final = 254  # spec dataplane.md 2.2
-IPV4: Final = "4"
 NANOSECONDS: Final = 1_000_000_000
 RANDOMIZE_SNAT: Final = {"none": 0, "hashrandom": 1, "prng": 2}  # spec operations.md 3.4
 
@@ -72,22 +71,20 @@ def _eni(eni: Eni, entries: list[LedgerEntry], table: int) -> Json:
         "IsTrunk": eni.is_trunk,
         "IsEFA": eni.is_efa,
         "DeviceNumber": eni.device_number,
-        "AvailableIPv4Cidrs": {str(cidr): _cidr(cidr, entries) for cidr in cidrs_of(eni)},
-        "IPv6Cidrs": {},
+        "AvailableIPv4Cidrs": {str(cidr): _cidr(cidr, entries) for cidr in cidrs_of(eni) if cidr.version == 4},
+        "IPv6Cidrs": {str(cidr): _cidr(cidr, entries) for cidr in cidrs_of(eni) if cidr.version == 6},
         "IsExcludedForPodIPs": eni.excluded,
         "RouteTableID": MAIN_TABLE if eni.is_primary and eni.card == 0 else table,
         "SubnetID": eni.subnet_id,
     }
 
 
-def _cidr(cidr: IPv4Network, entries: list[LedgerEntry]) -> Json:
+def _cidr(cidr: Cidr, entries: list[LedgerEntry]) -> Json:
     return {
         "Cidr": {"IP": str(cidr.network_address), "Mask": base64.b64encode(cidr.netmask.packed).decode()},
-        "IPAddresses": {
-            entry.address: _address(entry) for entry in entries if IPv4Network(entry.address).subnet_of(cidr)
-        },
+        "IPAddresses": {entry.address: _address(entry) for entry in entries if ip_address(entry.address) in cidr},
         "IsPrefix": cidr.prefixlen < cidr.max_prefixlen,
-        "AddressFamily": IPV4,
+        "AddressFamily": str(cidr.version),
     }
 
 

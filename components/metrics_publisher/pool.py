@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from vpccni.components.metrics_publisher.sources import Series
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
 from vpccni.shared.messages.inventory import Eni, Inventory, NodeFacts
 from vpccni.shared.messages.wiring import UsableEnis
+
+Cidr = IPv4Network | IPv6Network
 
 
 @dataclass(slots=True)
@@ -30,9 +32,9 @@ class Picture:
         return [] if self.ledger is None else self.ledger.entries
 
 
-def cidrs_of(eni: Eni) -> list[IPv4Network]:
-    """Return what the ENI holds for pods: its secondary addresses as /32 and its prefixes."""
-    return [IPv4Network(address) for address in eni.addresses] + [IPv4Network(prefix) for prefix in eni.prefixes]
+def cidrs_of(eni: Eni) -> list[Cidr]:
+    """Return what the ENI holds for pods: its secondary addresses as /32 and its prefixes, of an IPv6 node /80."""
+    return [ip_network(item) for item in (*eni.addresses, *eni.prefixes)]
 
 
 def is_assigned(entry: LedgerEntry) -> bool:
@@ -57,7 +59,7 @@ def pool_gauges(picture: Picture) -> dict[Series, float]:
         "awscni_eni_allocated": len(enis),
         "awscni_total_ip_addresses": sum(cidr.num_addresses for eni in enis for cidr in cidrs_of(eni)),
         "awscni_assigned_ip_addresses": assigned,
-        "awscni_total_ipv4_prefixes": sum(len(eni.prefixes) for eni in enis),
+        "awscni_total_ipv4_prefixes": sum(":" not in prefix for eni in enis for prefix in eni.prefixes),
     }
     gauges: dict[Series, float] = {(name, ()): float(value) for name, value in scalars.items()}
     by_eni = Counter(entry.eni_id for entry in entries if is_assigned(entry))
@@ -68,7 +70,7 @@ def pool_gauges(picture: Picture) -> dict[Series, float]:
 
 def _by_cidr(enis: list[Eni], entries: list[LedgerEntry]) -> dict[Series, float]:
     """Return the count of each CIDR that is, or lately was, in use."""
-    prefixes = {eni.eni_id: [IPv4Network(prefix) for prefix in eni.prefixes] for eni in enis}
+    prefixes = {eni.eni_id: [ip_network(prefix) for prefix in eni.prefixes] for eni in enis}
     counts: Counter[str] = Counter()
     for entry in entries:
         if entry.eni_id in prefixes:
@@ -76,8 +78,6 @@ def _by_cidr(enis: list[Eni], entries: list[LedgerEntry]) -> dict[Series, float]
     return {("awscni_assigned_ip_per_cidr", (("cidr", cidr),)): float(count) for cidr, count in counts.items()}
 
 
-def _cidr_of(address: str, prefixes: list[IPv4Network]) -> str:
-    if not prefixes:
-        return f"{address}/32"
-    at = IPv4Address(address)
-    return str(next((prefix for prefix in prefixes if at in prefix), IPv4Network(address)))
+def _cidr_of(address: str, prefixes: list[Cidr]) -> str:
+    at = ip_address(address)
+    return str(next((prefix for prefix in prefixes if at in prefix), ip_network(address)))

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
+from support.facts import an_eni, an_inventory
 
+from vpccni.components.metrics_publisher.introspection import answer
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+from vpccni.shared.messages.allocation import LedgerEntry, LedgerState
+from vpccni.shared.messages.base import PodRef, Sandbox
+from vpccni.shared.settings import read
 
 
 @pytest.mark.spec("operations.17.11")
@@ -42,3 +49,18 @@ def test_a_pod_whose_eni_is_gone_still_counts_as_one_that_holds_an_address(pictu
     assert gauges[("awscni_eni_allocated", ())] == 1
     assert gauges[("awscni_total_ip_addresses", ())] == 16
     assert not any("eni-a" in str(series) for series in gauges)
+
+
+def test_an_ipv6_nodes_prefix_is_counted_and_shown_as_one_of_its_family(picture: Picture) -> None:
+    assert picture.inventory is not None
+    eni = an_eni(0, eni_id="eni-a", prefixes=["2001:db8:0:100:1::/80"])
+    entry = LedgerEntry("2001:db8:0:100:1::7", "eni-a", Sandbox("c", "eth0"), PodRef("default", "web"), 1)
+    node = Picture(inventory=an_inventory(eni, ipv6=True), ledger=LedgerState(entries=[entry], fenced=[]))
+    gauges = pool_gauges(node)
+    assert gauges[("awscni_assigned_ip_per_cidr", (("cidr", "2001:db8:0:100:1::/80"),))] == 1
+    assert gauges[("awscni_total_ipv4_prefixes", ())] == 0
+    assert gauges[("awscni_total_ip_addresses", ())] == 2.0**48
+    shown = json.loads(answer("/v1/enis", node, read({}).settings))["0"]["ENIs"]["eni-a"]
+    assert shown["AvailableIPv4Cidrs"] == {}
+    cidr = shown["IPv6Cidrs"]["2001:db8:0:100:1::/80"]
+    assert (cidr["IsPrefix"], cidr["AddressFamily"], list(cidr["IPAddresses"])) == (True, "6", ["2001:db8:0:100:1::7"])
