@@ -1,13 +1,17 @@
-"""One ADD from the frame to the result: address, veth pair, policy, pod's side, host's side; undone completely when a step fails."""
+"""One ADD from the frame to the result: addresses, veth pairs, policy, pod's side, host's side; undone completely when a step fails."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl
-from vpccni.components.netlink_programmer.frontdoor import HOST_SYSCTL, NETLINK, Frame
-from vpccni.components.netlink_programmer.naming import host_veth_name
+from vpccni.components.netlink_programmer.dad import DuplicateDetection
+from vpccni.components.netlink_programmer.facts import IPV6, family_of
+from vpccni.components.netlink_programmer.frontdoor import HOST_SYSCTL, NETLINK, POD_SYSCTL, Frame
+from vpccni.components.netlink_programmer.naming import host_veth_name, pod_interface_name
 from vpccni.components.netlink_programmer.request import ADD_FAILED, CODE_OWN, CODE_TRY_AGAIN, CniRequest
 from vpccni.components.netlink_programmer.wiring import VethPair, Wired, Wirer
 from vpccni.shared import names
@@ -34,9 +38,11 @@ class Adding:
     process: Process
     wirer: Wirer
     policy_mode: str
+    in_flight: set[str] = field(default_factory=set)
+    """Addresses of the pods that are being wired: no deletion of another sandbox may touch what is about them."""
 
-    async def add(self, request: CniRequest, frame: Frame, *, deadline: float, trace: str) -> Wired:
-        """Return the finished wiring; raises `CniFailure`, and nothing is left of the attempt then."""
+    async def add(self, request: CniRequest, frame: Frame, *, deadline: float, trace: str) -> tuple[Wired, ...]:
+        """Return the finished wiring, one element an interface; raises `CniFailure`, and nothing is left of the attempt then."""
         descriptor = frame.take(NETLINK)
         if descriptor < 0:
             raise CniFailure(
@@ -47,18 +53,23 @@ class Adding:
             )
         pod_socket = rtnl.RouteSocket(descriptor)
         try:
-            interface = await self._assign(request, deadline=deadline, trace=trace)
-            return await self._wire(request, frame, pod_socket, interface, deadline=deadline, trace=trace)
+            interfaces = await self._assign(request, deadline=deadline, trace=trace)
+            addresses = {one.address for one in interfaces}
+            self.in_flight |= addresses
+            try:
+                return await self._wire(request, frame, pod_socket, interfaces, deadline=deadline, trace=trace)
+            finally:
+                self.in_flight -= addresses
         finally:
             pod_socket.close()
 
-    async def _assign(self, request: CniRequest, *, deadline: float, trace: str) -> AssignedInterface:
-        ask = Assign(sandbox=request.sandbox, pod=request.pod)
+    async def _assign(self, request: CniRequest, *, deadline: float, trace: str) -> Sequence[AssignedInterface]:
+        ask = Assign(sandbox=request.sandbox, pod=request.pod, multi_nic=request.multi_nic)
         last: NoCapacity | None = None
         while True:
             answer = await self._ask_allocator(ask, deadline=deadline, trace=trace)
-            if isinstance(answer, Assigned) and answer.interfaces:
-                return answer.interfaces[0]
+            if isinstance(answer, Assigned) and _are_usable(answer.interfaces):
+                return answer.interfaces
             if isinstance(answer, NoCapacity):
                 last = answer
             wait = max(ASK_AGAIN_AT_LEAST_S, last.retry_after_ms / 1000) if last else 0.0
@@ -99,66 +110,111 @@ class Adding:
         request: CniRequest,
         frame: Frame,
         pod_socket: rtnl.RouteSocket,
-        interface: AssignedInterface,
+        interfaces: Sequence[AssignedInterface],
         *,
         deadline: float,
         trace: str,
-    ) -> Wired:
-        host_veth = host_veth_name(request.pod, request.veth_prefix)
-        pair: VethPair | None = None
+    ) -> tuple[Wired, ...]:
+        pairs: list[VethPair] = []
         try:
-            pair = self.wirer.create_pair(
-                pod_socket, sandbox=request.sandbox, pod=request.pod, host_veth=host_veth, mtu=request.mtu
-            )
-            attached = self._attach(request, pair, interface.address, deadline=deadline, trace=trace)
-            self.wirer.configure_pod(pod_socket, pair, address=interface.address)
+            for index in range(len(interfaces)):
+                pairs.append(self._create_pair(request, pod_socket, index))
+            attached = self._attach(request, pairs, interfaces, deadline=deadline, trace=trace)
+            detections = self._configure(request, frame, pod_socket, pairs, interfaces)
             if attached is not None:
                 await attached
-            self.wirer.open_host_end(
-                pair,
-                address=interface.address,
-                table=interface.route_table,
-                host_sysctl=frame.descriptors.get(HOST_SYSCTL, -1),
-            )
-        except (KernelRefused, BusError) as error:
-            await self._undo(request, pair, interface, trace=trace)
+            for pair, one in zip(pairs, interfaces, strict=True):
+                self.wirer.open_host_end(
+                    pair,
+                    address=one.address,
+                    table=one.route_table,
+                    host_sysctl=frame.descriptors.get(HOST_SYSCTL, -1),
+                )
+            for detection in detections:
+                await detection.passed(deadline=deadline)
+        except (KernelRefused, BusError, OSError) as error:
+            await self._undo(request, pod_socket, pairs, interfaces, trace=trace)
             code = CODE_TRY_AGAIN if isinstance(error, BusError) else CODE_OWN
             what = (
                 "failed to setup network policy" if isinstance(error, BusError) else "add cmd: failed to setup network"
             )
             raise CniFailure(what, cni_code=code, on=str(request.pod), why=str(error)) from error
-        return Wired(
-            request.sandbox,
-            request.pod,
-            host_veth,
-            pair.ifindex,
-            pair.mac,
-            interface.address,
-            interface.route_table,
-            interface.device_number,
+        return tuple(_wired(request, pair, one) for pair, one in zip(pairs, interfaces, strict=True))
+
+    def _create_pair(self, request: CniRequest, pod_socket: rtnl.RouteSocket, index: int) -> VethPair:
+        return self.wirer.create_pair(
+            pod_socket,
+            sandbox=request.sandbox,
+            pod=request.pod,
+            host_veth=host_veth_name(request.pod, request.veth_prefix, index=index),
+            mtu=request.mtu,
+            index=index,
         )
 
+    def _configure(
+        self,
+        request: CniRequest,
+        frame: Frame,
+        pod_socket: rtnl.RouteSocket,
+        pairs: Sequence[VethPair],
+        interfaces: Sequence[AssignedInterface],
+    ) -> list[DuplicateDetection]:
+        """Configure the pod's ends; return what is to be waited for once the host ends are up."""
+        detections = []
+        for pair, one in zip(pairs, interfaces, strict=True):
+            if family_of(one.address) == IPV6:
+                ifname = pod_interface_name(request.sandbox, pair.index)
+                folder = frame.descriptors.get(POD_SYSCTL, -1)
+                self.wirer.enable_ipv6(folder, ifname=ifname, host_veth=pair.host_veth)
+                on = f"{ifname} of {request.pod}"
+                detections.append(DuplicateDetection(self.process.loop, pod_socket, pair.pod_ifindex, on=on))
+            self.wirer.configure_pod(pod_socket, pair, address=one.address)
+        return detections
+
     def _attach(
-        self, request: CniRequest, pair: VethPair, address: str, *, deadline: float, trace: str
+        self,
+        request: CniRequest,
+        pairs: Sequence[VethPair],
+        interfaces: Sequence[AssignedInterface],
+        *,
+        deadline: float,
+        trace: str,
     ) -> Future[Message] | None:
         if self.policy_mode in ("", "none"):
             return None
         ask = Attach(
             sandbox=request.sandbox,
             pod=request.pod,
-            interfaces=[PolicyInterface(pair.host_veth, pair.ifindex, address)],
+            interfaces=[
+                PolicyInterface(pair.host_veth, pair.ifindex, one.address)
+                for pair, one in zip(pairs, interfaces, strict=True)
+            ],
             mode=self.policy_mode,
         )
         left = max(0.05, deadline - self.process.loop.clock())
         return self.process.client(names.POLICY_AGENT).call(ask, timeout_s=left, trace_id=trace)
 
     async def _undo(
-        self, request: CniRequest, pair: VethPair | None, interface: AssignedInterface, *, trace: str
+        self,
+        request: CniRequest,
+        pod_socket: rtnl.RouteSocket,
+        pairs: Sequence[VethPair],
+        interfaces: Sequence[AssignedInterface],
+        *,
+        trace: str,
     ) -> None:
+        """Undo what was done; `pairs` may be fewer than `interfaces`. What the kernel refuses to give up does not keep the rest."""
         self.process.count("vpccni_add_rollbacks")
-        if pair is not None:
-            self.wirer.remove_address(address=interface.address, table=interface.route_table, ifindex=pair.ifindex)
-            self.wirer.delete_now(pair.ifindex)
+        for pair, one in zip(pairs, interfaces, strict=False):
+            try:
+                self.wirer.remove_address(address=one.address, table=one.route_table, ifindex=pair.ifindex)
+                self.wirer.delete_now(pair.ifindex)
+                self.wirer.forget_in_pod(pod_socket, address=one.address, index=pair.index)
+            except (KernelRefused, OSError) as error:
+                self.process.log.error("not undone", trace=trace, sandbox=str(request.sandbox), error=error)
+        await self._release(request, trace=trace)
+
+    async def _release(self, request: CniRequest, *, trace: str) -> None:
         release = Release(sandbox=request.sandbox, reason="SetupNSFailed")
         try:
             await self.process.client(names.IP_ALLOCATOR).call(release, timeout_s=RELEASE_WITHIN_S, trace_id=trace)
@@ -166,3 +222,25 @@ class Adding:
             self.process.log.warning(
                 "address not given back yet, the audit will", trace=trace, sandbox=str(request.sandbox), why=str(error)
             )
+
+
+def _are_usable(interfaces: Sequence[AssignedInterface]) -> bool:
+    """Tell whether an answer names at least one address, and nothing else than addresses (spec dataplane.md 18.39)."""
+    try:
+        return bool([ipaddress.ip_address(one.address) for one in interfaces])
+    except ValueError:
+        return False
+
+
+def _wired(request: CniRequest, pair: VethPair, one: AssignedInterface) -> Wired:
+    return Wired(
+        request.sandbox,
+        request.pod,
+        pair.host_veth,
+        pair.ifindex,
+        pair.mac,
+        one.address,
+        one.route_table,
+        one.device_number,
+        pair.index,
+    )

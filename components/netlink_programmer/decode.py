@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from typing import Final
 
-from vpccni.components.netlink_programmer.facts import Address, Change, Fact, Link, Route, Rule
+from vpccni.components.netlink_programmer.facts import IPV4, IPV6, Address, Change, Fact, Link, Route, Rule
 
 NEWLINK: Final = 16
 DELLINK: Final = 17
@@ -16,13 +17,14 @@ NEWROUTE: Final = 24
 DELROUTE: Final = 25
 NEWRULE: Final = 32
 DELRULE: Final = 33
-FAMILY_IPV4: Final = 2
 _UNICAST: Final = 1
 _TO_TABLE: Final = 1  # FR_ACT_TO_TBL
 _INVERT: Final = 2
 _CLONED: Final = 0x200  # RTM_F_CLONED: a cached route, none of the table
 _IFF_UP: Final = 1
 _NO_SUPPRESSION: Final = 0xFFFFFFFF
+_DEFAULT_METRIC_IPV6: Final = 1024
+_SCOPE_LINK: Final = 253
 
 _RULE: Final = struct.Struct("=BBBBBxxBI")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
@@ -36,7 +38,7 @@ _SUPPRESS_LENGTH: Final = 14
 
 
 def change(kind: int, payload: bytes) -> Change | None:
-    """Return what a notification says, None for what concerns no IPv4 rule, unicast route, address or link."""
+    """Return what a notification says, None for what concerns no rule, unicast route, address or link."""
     fact = decode(kind, payload)
     return None if fact is None else Change(kind in (NEWLINK, NEWADDR, NEWROUTE, NEWRULE), fact)
 
@@ -56,7 +58,7 @@ def decode(kind: int, payload: bytes) -> Fact | None:
 
 def _rule(payload: bytes) -> Rule | None:
     family, dst_len, src_len, tos, table, action, flags = _RULE.unpack_from(payload)
-    if family != FAMILY_IPV4:
+    if family not in (IPV4, IPV6):
         return None
     found = dict(_attributes(payload, _RULE.size))
     foreign = (
@@ -71,32 +73,35 @@ def _rule(payload: bytes) -> Rule | None:
         _number(found, 10),
         _number(found, 16) if 10 in found else 0,
         foreign,
+        family,
     )
 
 
 def _route(payload: bytes) -> Route | None:
     family, dst_len, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(payload)
-    if family != FAMILY_IPV4 or kind != _UNICAST or tos or flags & _CLONED:
+    if family not in (IPV4, IPV6) or kind != _UNICAST or tos or flags & _CLONED:
         return None
     found = dict(_attributes(payload, _ROUTE.size))
+    metric = _number(found, 6)
     return Route(
         _number(found, 15, table),
-        _prefix(found.get(1, b"\0\0\0\0"), dst_len, always=True),
+        _prefix(found.get(1, bytes(16 if family == IPV6 else 4)), dst_len, always=True),
         _number(found, 4),
-        _dotted(found.get(5)),
-        _number(found, 6),
+        _text_of(found.get(5)),
+        0 if family == IPV6 and metric == _DEFAULT_METRIC_IPV6 else metric,
         scope,
         protocol,
-        _dotted(found.get(7)),
+        _text_of(found.get(7)),
     )
 
 
 def _address(payload: bytes) -> Address | None:
-    family, length, _, _, ifindex = _ADDRESS.unpack_from(payload)
-    if family != FAMILY_IPV4:
+    """An IPv6 link makes its own link-local address: nothing to plan for."""
+    family, length, _, scope, ifindex = _ADDRESS.unpack_from(payload)
+    if family not in (IPV4, IPV6) or (family == IPV6 and scope == _SCOPE_LINK):
         return None
     found = dict(_attributes(payload, _ADDRESS.size))
-    return Address(ifindex, f"{_dotted(found.get(2, found.get(1)))}/{length}")
+    return Address(ifindex, f"{_text_of(found.get(2, found.get(1)))}/{length}")
 
 
 def _link(payload: bytes) -> Link | None:
@@ -131,13 +136,16 @@ def _number(found: dict[int, bytes], key: int, missing: int = 0) -> int:
     return missing if value is None or len(value) != 4 else int(_INT.unpack(value)[0])
 
 
-def _dotted(value: bytes | None) -> str:
-    return ".".join(map(str, value)) if value is not None and len(value) == 4 else ""
+def _text_of(value: bytes | None) -> str:
+    """Return an address as text, "" for none."""
+    if value is not None and len(value) == 4:
+        return ".".join(map(str, value))
+    return str(IPv6Address(value)) if value is not None and len(value) == 16 else ""
 
 
 def _prefix(value: bytes | None, length: int, *, always: bool = False) -> str:
-    dotted = _dotted(value)
-    return f"{dotted}/{length}" if dotted and (length or always) else ""
+    address = _text_of(value)
+    return f"{address}/{length}" if address and (length or always) else ""
 
 
 def _text(value: bytes | None) -> str:

@@ -5,7 +5,7 @@ Wakes on a new inventory and every `LOOK_AGAIN_S`; one pass at a time. A pass th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -18,6 +18,7 @@ from vpccni.components.netlink_programmer.node_plan import NODE, EniWant, PodWan
 from vpccni.components.netlink_programmer.repair import Outcome, Repairer
 from vpccni.components.netlink_programmer.wiring import Wired
 from vpccni.shared.errors import KernelRefused, VpccniError
+from vpccni.shared.messages.allocation import LedgerEntry
 from vpccni.shared.messages.inventory import Eni, Inventory
 from vpccni.shared.messages.wiring import UsableEni, UsableEnis
 from vpccni.shared.process import Process
@@ -91,25 +92,33 @@ class EniKeeper:
         return Situation(
             pods=self._pods(),
             primary_mac=inventory.primary_mac,
-            primary_subnet=next((eni.subnet_cidr for eni in inventory.enis if eni.is_primary), ""),
-            enis=tuple(_want_of(eni) for eni in inventory.enis if eni.managed and not eni.is_primary),
+            primary_subnet=next((_subnet(eni, inventory) for eni in inventory.enis if eni.is_primary), ""),
+            enis=tuple(_want_of(eni, inventory) for eni in inventory.enis if _is_looked_after(eni, inventory)),
             gone=self._gone,
             orphans=self._orphans,
             mtu=settings.eni_mtu,
             connmark=settings.connmark,
             mark_rule=settings.node_port_support or not settings.external_snat,
+            ipv6=inventory.ipv6,
+            external_cidrs=settings.external_service_cidrs,
         )
 
-    def told_by_ledger(self, wired: Wired, *, address: str, eni_id: str) -> Wired:
+    def told_by_ledger(self, wired: Wired, entries: Sequence[LedgerEntry]) -> Wired:
         """Return the wiring with what the kernel no longer told at the start: address and table, as far as it is safe to know.
 
-        A host end that is down belongs to an ADD that never came to its end: it stays without an address.
+        `entries`: what the ledger has for the sandbox; a pod on several network cards has its interfaces in card order. A host end
+        that is down belongs to an ADD that never came to its end: it stays without an address.
         """
-        eni = next((eni for eni in self._inventory.enis if eni.eni_id == eni_id), None) if self._inventory else None
-        if eni is None or wired.address not in ("", address) or not self.repairer.is_up(wired.ifindex):
+        enis = {eni.eni_id: eni for eni in self._inventory.enis} if self._inventory else {}
+        known = sorted((enis[entry.eni_id].card, entry) for entry in entries if entry.eni_id in enis)
+        if len(known) != len(entries) or wired.index >= len(known):
+            return wired
+        entry = known[wired.index][1]
+        eni = enis[entry.eni_id]
+        if wired.address not in ("", entry.address) or not self.repairer.is_up(wired.ifindex):
             return wired
         table = route_table(eni.card, eni.device_number) if wired.table == MAIN_TABLE else wired.table
-        return replace(wired, address=address, table=table, device_number=eni.device_number)
+        return replace(wired, address=entry.address, table=table, device_number=eni.device_number)
 
     async def _pass(self, inventory: Inventory) -> None:
         try:
@@ -261,8 +270,8 @@ class EniKeeper:
             self._usable.pop(eni_id, None)
             self._process.healthy(eni_id)
             self._process.log.info("eni gone", eni=eni_id)
-        addresses = self._gone | {eni.primary_address for eni in gone.values()}
-        self._gone = addresses - {eni.primary_address for eni in inventory.enis}
+        addresses = self._gone | {_own_address(eni, inventory) for eni in gone.values()}
+        self._gone = addresses - {_own_address(eni, inventory) for eni in inventory.enis}
         self.repairer.changed()
 
     def _publish(self) -> None:
@@ -270,9 +279,24 @@ class EniKeeper:
             self._process.publish(UsableEnis(enis=sorted(self._usable.values(), key=lambda eni: eni.route_table)))
 
 
-def _want_of(eni: Eni) -> EniWant:
+def _own_address(eni: Eni, inventory: Inventory) -> str:
+    """Return the ENI's primary address of the family the node's pods have; "" where it has none."""
+    return eni.primary_ipv6 if inventory.ipv6 else eni.primary_address
+
+
+def _subnet(eni: Eni, inventory: Inventory) -> str:
+    return eni.subnet_ipv6_cidr if inventory.ipv6 else eni.subnet_cidr
+
+
+def _is_looked_after(eni: Eni, inventory: Inventory) -> bool:
+    """The primary ENI's link is the node's; one without an address of the pods' family has no table to set up."""
+    return eni.managed and not eni.is_primary and bool(_own_address(eni, inventory) and _subnet(eni, inventory))
+
+
+def _want_of(eni: Eni, inventory: Inventory) -> EniWant:
     table = route_table(eni.card, eni.device_number)
-    return EniWant(eni.eni_id, eni.mac, eni.primary_address, eni.subnet_cidr, table, rule=not eni.is_trunk)
+    address, subnet = _own_address(eni, inventory), _subnet(eni, inventory)
+    return EniWant(eni.eni_id, eni.mac, address, subnet, table, rule=not eni.is_trunk)
 
 
 def _primary_link(inventory: Inventory, outcome: Outcome) -> str:

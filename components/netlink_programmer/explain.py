@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from vpccni.components.netlink_programmer.enis import EniKeeper
@@ -25,14 +25,14 @@ WAITING_AT_MOST: Final = 8
 
 
 class Explainer:
-    """`wired()` and `ledger()` give the present ones. Answers to one question at a time; `note` costs an append."""
+    """`wired` and `ledger()` give the present ones. Answers to one question at a time; `note` costs an append."""
 
     def __init__(
         self,
         process: Process,
         keeper: EniKeeper,
-        wired: Callable[[], Mapping[Sandbox, Wired]],
-        ledger: Callable[[], Mapping[Sandbox, LedgerEntry]],
+        wired: Iterable[Wired],
+        ledger: Callable[[], Mapping[Sandbox, Sequence[LedgerEntry]]],
     ) -> None:
         self._process, self._keeper, self._wired, self._ledger = process, keeper, wired, ledger
         self._calls: deque[tuple[PodRef, StoryLine]] = deque(maxlen=REMEMBERED_CALLS)
@@ -63,12 +63,17 @@ class Explainer:
             look = await self._look()
         except VpccniError as error:
             return _cannot_look(error)
-        meant = [one for one in self._wired().values() if _is_meant(one.pod, message)][:SANDBOXES_AT_MOST]
+        meant = [one for one in self._wired if _is_meant(one.pod, message)][:SANDBOXES_AT_MOST]
         prefix = self._process.settings.veth_prefix
         return PodStory(
-            sandboxes=[sandbox_story(one, self._ledger().get(one.sandbox), look, veth_prefix=prefix) for one in meant],
+            sandboxes=[sandbox_story(one, self._entry_of(one), look, veth_prefix=prefix) for one in meant],
             changes=self._changes(message, {owner_of(one.pod) for one in meant}),
         )
+
+    def _entry_of(self, wired: Wired) -> LedgerEntry | None:
+        """Return what the ledger has for an interface: for one whose address is not known, what it has for the sandbox."""
+        entries = self._ledger().get(wired.sandbox, ())
+        return next((one for one in entries if wired.address in ("", one.address)), None)
 
     def _changes(self, message: GetPodStory, owners: set[str]) -> list[StoryLine]:
         lines = [line for pod, line in self._calls if _is_meant(pod, message)]

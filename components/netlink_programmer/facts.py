@@ -8,11 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+IPV4: Final = 2  # AF_INET, AF_INET6: the numbers netlink knows the families by
+IPV6: Final = 10
 DEFAULT: Final = "0.0.0.0/0"
+DEFAULT_IPV6: Final = "::/0"
+
+
+def family_of(address: str) -> int:
+    """Return the family of an address or prefix."""
+    return IPV6 if ":" in address else IPV4
+
+
+def host_prefix(address: str) -> str:
+    """Return the prefix that holds this one address."""
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def host_of(prefix: str) -> str:
+    """Return the one address a prefix holds, "" when it holds more."""
+    address, _, length = prefix.partition("/")
+    return address if length == ("128" if ":" in address else "32") else ""
 
 
 class Rule(NamedTuple):
-    """One policy rule. `foreign`: it has a selector or an action that no rule of ours has."""
+    """One policy rule. `foreign`: it has a selector or an action that no rule of ours has. `family`: a rule may name no address."""
 
     priority: int
     table: int
@@ -21,17 +40,19 @@ class Rule(NamedTuple):
     fwmark: int = 0
     fwmask: int = 0
     foreign: bool = False
+    family: int = IPV4
 
     def __str__(self) -> str:
         words = [f"rule {self.priority}:"]
         words += [f"from {self.src}"] * bool(self.src) + [f"to {self.dst}"] * bool(self.dst)
         words += [f"fwmark {self.fwmark:#x}/{self.fwmask:#x}"] * bool(self.fwmark)
         words += ["and more"] * self.foreign
+        words += ["of IPv6"] * (self.family == IPV6 and not self.src and not self.dst)
         return " ".join([*words, f"lookup {self.table}"])
 
 
 class Route(NamedTuple):
-    """One unicast route. `ifindex` 0: several next hops. `protocol`, `scope` and `source` are needed to delete one, not to compare it."""
+    """One unicast route. `ifindex` 0: several next hops; `metric` 0: the family's default. `protocol`, `scope` and `source` are needed to delete one, not to compare it."""
 
     table: int
     dst: str

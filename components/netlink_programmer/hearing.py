@@ -17,6 +17,7 @@ from vpccni.components.netlink_programmer.node_plan import Wanted, contradicts, 
 from vpccni.shared.loop import Loop
 
 GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80  # RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE
+GROUPS_IPV6: Final = 0x100 | 0x400 | 0x40000  # IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
 BUFFER_BYTES: Final = 4 << 20
 SO_RCVBUFFORCE: Final = 33
 READ_AFTER_S: Final = 0.05
@@ -34,7 +35,7 @@ class Hearing:
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, rtnl.NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
-        self._socket.bind((0, GROUPS))
+        self._socket.bind((0, GROUPS | GROUPS_IPV6))
         self._closed = False
         self._listen()
 

@@ -6,11 +6,17 @@ import hashlib
 import secrets
 from typing import Final
 
+from vpccni.components.netlink_programmer.facts import IPV4
 from vpccni.shared.messages.base import PodRef, Sandbox
 
 MAIN_TABLE: Final = 254
+CARD_TABLES: Final = 10000
+"""Above it are the tables of ENIs on network cards from 1 on."""
 HASH_DIGITS: Final = 11
+INTERFACES_AT_MOST: Final = 16
+"""Of a pod: more network cards has no instance type."""
 ALIAS_HEAD: Final = "vpccni1"
+"""Of a pod's first interface; a later one's carries its number: "vpccni1.2"."""
 ALIAS_BYTES: Final = 255  # the kernel's IFALIASZ less the NUL
 ALIAS_PARTS: Final = 7
 PARTING_HEAD: Final = "gone"
@@ -38,29 +44,58 @@ def parting_name(ifindex: int) -> str:
     return f"{PARTING_HEAD}{ifindex:x}"
 
 
+def pod_gateway(family: int, index: int) -> str:
+    """Return the gateway of a pod's interface (spec dataplane.md 2.3)."""
+    return f"169.254.1.{index + 1}" if family == IPV4 else f"fe80::{index + 1:x}"
+
+
+def pod_interface_name(sandbox: Sandbox, index: int) -> str:
+    """Return the name of a pod's interface `index` inside the pod (spec dataplane.md 2.3)."""
+    return sandbox.ifname if index == 0 else f"mNicIf{index}"
+
+
 def new_mac() -> str:
     """Return a random locally administered unicast MAC: 46 random bits, so no other link has to be asked."""
     first, *rest = secrets.token_bytes(6)
     return ":".join(f"{byte:02x}" for byte in ((first | 0x02) & 0xFE, *rest))
 
 
-def alias_of(sandbox: Sandbox, pod: PodRef) -> str:
+def alias_of(sandbox: Sandbox, pod: PodRef, *, index: int = 0) -> str:
     """Return the host veth's alias: who it belongs to. The pod's name stands last and is cut when it does not fit."""
-    parts = (ALIAS_HEAD, sandbox.container_id, sandbox.ifname, sandbox.network, pod.uid, pod.namespace, pod.name)
+    head = f"{ALIAS_HEAD}.{index}" if index else ALIAS_HEAD
+    parts = (head, sandbox.container_id, sandbox.ifname, sandbox.network, pod.uid, pod.namespace, pod.name)
     return "|".join(parts).encode()[:ALIAS_BYTES].decode(errors="ignore")
 
 
 def parse_alias(alias: str | None) -> tuple[Sandbox, PodRef] | None:
     """Return whom a link belongs to, or None for a link that is not ours."""
     parts = (alias or "").split("|", ALIAS_PARTS - 1)
-    if len(parts) != ALIAS_PARTS or parts[0] != ALIAS_HEAD:
+    if len(parts) != ALIAS_PARTS or parts[0].partition(".")[0] != ALIAS_HEAD:
         return None
     _, container_id, ifname, network, uid, namespace, name = parts
     return Sandbox(container_id, ifname, network), PodRef(namespace, name, uid)
+
+
+def is_of_pod(owner: PodRef, pod: PodRef) -> bool:
+    """Tell whether an alias names this pod: by namespace and name, of which an alias may hold the beginning alone."""
+    return owner.namespace == pod.namespace and bool(owner.name) == bool(pod.name) and pod.name.startswith(owner.name)
+
+
+def alias_index(alias: str) -> int:
+    """Return the number of a pod's interface that `alias_of` wrote."""
+    number = alias.split("|", 1)[0].partition(".")[2]
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def route_table(card: int, device_number: int) -> int:
     """Return the table of an ENI (spec dataplane.md 2.2)."""
     if card == 0:
         return MAIN_TABLE if device_number == 0 else device_number + 1
-    return 10000 + 100 * card + device_number
+    return CARD_TABLES + 100 * card + device_number
+
+
+def device_of(table: int) -> int:
+    """Return the device number of an ENI by its table."""
+    if table == MAIN_TABLE:
+        return 0
+    return table % 100 if table > CARD_TABLES else table - 1

@@ -3,8 +3,8 @@
     situation + links ─▶ wanted ─┬─▶ plan(wanted, seen) ─▶ steps, in the order they can be carried out
                                  └─▶ contradicts(wanted, change): does this notification call for a pass?
 
-Ours are: the rules and the host route of a wired pod, the link, address, table and rule of a managed ENI, the fwmark rule
-(spec dataplane.md 2.1, 11.1, 11.3, 13.1). Everything else is never in a plan.
+Ours are: the rules and the host route of a wired pod, the link, address, table and rule of a managed ENI, the fwmark rule, the rules
+of external services (spec dataplane.md 2.1, 11.1, 11.3, 11.5, 13.1, 13.2). Everything else is never in a plan.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Final, NamedTuple
 
 from vpccni.components.netlink_programmer.facts import (
     DEFAULT,
+    DEFAULT_IPV6,
+    IPV4,
+    IPV6,
     Address,
     Change,
     Link,
@@ -24,14 +27,20 @@ from vpccni.components.netlink_programmer.facts import (
     Rule,
     Seen,
     Setting,
+    family_of,
+    host_of,
+    host_prefix,
 )
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 
-PRIORITY_TO_POD: Final = 512  # spec dataplane.md 2.1, like the next three
+PRIORITY_IN_POD: Final = 1  # spec dataplane.md 2.1, like the next five
+PRIORITY_TO_POD: Final = 512
 PRIORITY_MARK: Final = 1024
+PRIORITY_EXTERNAL: Final = 1535
 PRIORITY_FROM_POD: Final = 1536
 PRIORITY_ENI: Final = 32765
 SCOPE_LINK: Final = 253
+IPV6_ROUTER: Final = "fe80:ec2::1"  # spec dataplane.md 2.3
 PROTOCOL_BOOT: Final = 3  # as the reference's routes, spec dataplane.md 17
 HOST_VETH_SETTINGS: Final = (
     ("accept_ra", "0"),
@@ -68,6 +77,7 @@ class Situation:
     """All that decides what is wanted. Before the first inventory there is no `primary_mac`, and nothing but pods is looked after.
 
     `gone`: primary addresses of ENIs that were ours and are detached. `orphans`: addresses that rules speak of and no pod has any more.
+    `ipv6`: the addresses of pods and ENIs are of this family. `external_cidrs`: IPv4, on every node.
     """
 
     pods: tuple[PodWant, ...] = ()
@@ -79,6 +89,14 @@ class Situation:
     mtu: int = 9001
     connmark: int = 0x80
     mark_rule: bool = True
+    ipv6: bool = False
+    external_cidrs: tuple[str, ...] = ()
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """Return the families that something of ours may be in."""
+        with_ipv6 = self.ipv6 or any(family_of(pod.address) == IPV6 for pod in self.pods)
+        return (IPV4, IPV6) if with_ipv6 else (IPV4,)
 
 
 @dataclass
@@ -95,6 +113,7 @@ class Wanted:
     gone: frozenset[str] = frozenset()
     orphans: frozenset[str] = frozenset()
     mark: Rule | None = None
+    are_external_known: bool = False
     awaited: dict[str, str] = field(default_factory=dict)
     """MACs that no link has, each with its owner."""
 
@@ -125,7 +144,11 @@ def wanted(situation: Situation, links: Mapping[int, Link]) -> Wanted:
         if pod.ifindex in links:
             _want_pod(want, pod)
     if situation.primary_mac:
-        want.mark = Rule(PRIORITY_MARK, MAIN_TABLE, fwmark=situation.connmark, fwmask=situation.connmark)
+        family, mark = (IPV6 if situation.ipv6 else IPV4), situation.connmark
+        want.mark = Rule(PRIORITY_MARK, MAIN_TABLE, fwmark=mark, fwmask=mark, family=family)
+        want.are_external_known = True
+        for cidr in situation.external_cidrs:
+            want.rules[_external(cidr)] = NODE
         if situation.mark_rule:
             want.rules[want.mark] = NODE
         primary = link_by_mac(links, situation.primary_mac)
@@ -143,30 +166,37 @@ def wanted(situation: Situation, links: Mapping[int, Link]) -> Wanted:
 
 
 def _want_pod(want: Wanted, pod: PodWant) -> None:
-    prefix = f"{pod.address}/32"
+    prefix = host_prefix(pod.address)
+    family = family_of(pod.address)
     want.pods[prefix] = pod.owner
     want.links[pod.ifindex] = LinkState(pod.ifindex, 0), pod.owner
     route = Route(MAIN_TABLE, prefix, pod.ifindex, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
     want.routes[MAIN_TABLE, prefix] = route, pod.owner
-    want.rules[Rule(PRIORITY_TO_POD, MAIN_TABLE, dst=prefix)] = pod.owner
+    want.rules[Rule(PRIORITY_TO_POD, MAIN_TABLE, dst=prefix, family=family)] = pod.owner
     if pod.table != MAIN_TABLE:
-        want.rules[Rule(PRIORITY_FROM_POD, pod.table, src=prefix)] = pod.owner
+        want.rules[Rule(PRIORITY_FROM_POD, pod.table, src=prefix, family=family)] = pod.owner
     for name, value in HOST_VETH_SETTINGS:
         want.settings[Setting(f"ipv6/conf/{pod.host_veth}/{name}", value)] = pod.owner
 
 
+def _external(cidr: str) -> Rule:
+    return Rule(PRIORITY_EXTERNAL, MAIN_TABLE, dst="" if cidr.endswith("/0") else cidr)
+
+
 def _want_eni(want: Wanted, eni: EniWant, ifindex: int, mtu: int) -> None:
-    subnet = ipaddress.IPv4Network(eni.subnet)
-    gateway = str(subnet.network_address + 1)
+    family = family_of(eni.address)
+    subnet = ipaddress.ip_network(eni.subnet)
+    gateway = IPV6_ROUTER if family == IPV6 else str(subnet.network_address + 1)
     want.links[ifindex] = LinkState(ifindex, mtu), eni.owner
     want.addresses[ifindex] = Address(ifindex, f"{eni.address}/{subnet.prefixlen}"), eni.owner
-    to_gateway = Route(eni.table, f"{gateway}/32", ifindex, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
-    default = Route(eni.table, DEFAULT, ifindex, gateway, protocol=PROTOCOL_BOOT)
+    to_gateway = Route(eni.table, host_prefix(gateway), ifindex, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
+    everywhere = DEFAULT_IPV6 if family == IPV6 else DEFAULT
+    default = Route(eni.table, everywhere, ifindex, gateway, protocol=PROTOCOL_BOOT)
     want.routes[eni.table, to_gateway.dst] = to_gateway, eni.owner
-    want.routes[eni.table, DEFAULT] = default, eni.owner
+    want.routes[eni.table, everywhere] = default, eni.owner
     want.connected[ifindex, str(subnet)] = eni.owner
     if eni.rule:
-        want.rules[Rule(PRIORITY_ENI, eni.table, src=f"{eni.address}/32")] = eni.owner
+        want.rules[Rule(PRIORITY_ENI, eni.table, src=host_prefix(eni.address), family=family)] = eni.owner
 
 
 def plan(want: Wanted, seen: Seen) -> tuple[Step, ...]:
@@ -200,7 +230,9 @@ def _plan_addresses(want: Wanted, seen: Seen) -> Iterable[Step]:
             continue
         if address not in there:
             yield Step(_ADDRESS, owner, "add", address, "the ENI's link lacks its address")
-        for other in sorted(one for one in there if one.ifindex == ifindex and one != address):
+        family = family_of(address.local)
+        others = (one for one in there if one.ifindex == ifindex and family_of(one.local) == family)
+        for other in sorted(one for one in others if one != address):
             yield Step(_STALE, owner, "remove", other, "the ENI's link holds its primary address alone")
 
 
@@ -242,8 +274,10 @@ def _stale(want: Wanted, rule: Rule) -> tuple[str, str] | None:
         return want.pods[rule.dst], "it leads to another table than main"
     if _pod_address(rule) in want.orphans:
         return NODE, "no pod has the address any more"
-    if rule.priority == PRIORITY_ENI and rule.src.removesuffix("/32") in want.gone:
+    if rule.priority == PRIORITY_ENI and host_of(rule.src) in want.gone:
         return NODE, "its ENI is detached"
+    if want.are_external_known and rule == _external(rule.dst):
+        return NODE, "no external service has this CIDR any more"
     if rule == want.mark:
         return NODE, "neither node ports nor source NAT need it"
     return None
@@ -253,10 +287,10 @@ def _pod_address(rule: Rule) -> str:
     """Return the address of the pod that a rule of a pod's form is about, "" for any other rule."""
     if rule.foreign or rule.fwmark:
         return ""
-    if rule.priority == PRIORITY_TO_POD and rule.table == MAIN_TABLE and not rule.src and rule.dst.endswith("/32"):
-        return rule.dst.removesuffix("/32")
-    if rule.priority == PRIORITY_FROM_POD and not rule.dst and rule.src.endswith("/32"):
-        return rule.src.removesuffix("/32")
+    if rule.priority == PRIORITY_TO_POD and rule.table == MAIN_TABLE and not rule.src:
+        return host_of(rule.dst)
+    if rule.priority == PRIORITY_FROM_POD and not rule.dst:
+        return host_of(rule.src)
     return ""
 
 
@@ -266,11 +300,11 @@ def suspects(situation: Situation, seen: Seen, claimed: frozenset[str]) -> froze
     A pod being wired or deleted may look like this for a moment; one that stays so is an orphan (spec dataplane.md 18.13).
     """
     cidrs = {situation.primary_subnet, *(eni.subnet for eni in situation.enis)} - {""}
-    subnets = [ipaddress.IPv4Network(cidr) for cidr in cidrs]
-    routed = {route.dst.removesuffix("/32") for route in seen.routes if route.table == MAIN_TABLE}
+    subnets = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    routed = {host_of(route.dst) for route in seen.routes if route.table == MAIN_TABLE}
     known = claimed | routed | {pod.address for pod in situation.pods}
     found = {_pod_address(rule) for rule in seen.rules} - known - {""}
-    return frozenset(one for one in found if any(ipaddress.IPv4Address(one) in subnet for subnet in subnets))
+    return frozenset(one for one in found if any(ipaddress.ip_address(one) in subnet for subnet in subnets))
 
 
 def _plan_settings(want: Wanted, seen: Seen) -> Iterable[Step]:
@@ -305,7 +339,9 @@ def _route_contradicts(want: Wanted, route: Route, *, added: bool) -> bool:
 
 def _address_contradicts(want: Wanted, address: Address, *, added: bool) -> bool:
     wanted_address = want.addresses.get(address.ifindex)
-    return wanted_address is not None and (wanted_address[0] == address) is not added
+    if wanted_address is None or family_of(wanted_address[0].local) != family_of(address.local):
+        return False
+    return (wanted_address[0] == address) is not added
 
 
 def _link_contradicts(want: Wanted, link: Link, *, added: bool) -> bool:

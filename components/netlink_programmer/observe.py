@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vpccni.components.netlink_programmer import decode, rtnl
-from vpccni.components.netlink_programmer.facts import Address, Fact, Link, Route, Rule, Seen, Setting
+from vpccni.components.netlink_programmer.facts import IPV4, Address, Fact, Link, Route, Rule, Seen, Setting
 
 RTM_GETLINK: Final = 18
 RTM_GETADDR: Final = 22
@@ -31,20 +31,34 @@ def links() -> dict[int, Link]:
         socket.close()
 
 
-def look(tables: Iterable[int], *, setting_paths: Iterable[str] | None = None) -> Seen:
-    """Return rules, links, addresses and the routes of `tables`; the settings too when paths are given. Raises `KernelRefused`."""
+def look(
+    tables: Iterable[int], *, families: Sequence[int] = (IPV4,), setting_paths: Iterable[str] | None = None
+) -> Seen:
+    """Return links, and of `families` rules, addresses and the routes of `tables`; the settings too when paths are given.
+
+    Raises `KernelRefused`.
+    """
     socket = _socket()
     try:
         return Seen(
-            rules=tuple(one for one in _dump(socket, RTM_GETRULE, _rule_query()) if isinstance(one, Rule)),
+            rules=tuple(
+                one
+                for family in families
+                for one in _dump(socket, RTM_GETRULE, _query(family))
+                if isinstance(one, Rule)
+            ),
             routes=tuple(
                 one
                 for table in tables
-                for one in _dump(socket, RTM_GETROUTE, _routes_of(table))
+                for family in families
+                for one in _dump(socket, RTM_GETROUTE, _routes_of(table, family))
                 if isinstance(one, Route)
             ),
             addresses=tuple(
-                one for one in _dump(socket, RTM_GETADDR, bytes([2, 0, 0, 0, 0, 0, 0, 0])) if isinstance(one, Address)
+                one
+                for family in families
+                for one in _dump(socket, RTM_GETADDR, bytes([family, 0, 0, 0, 0, 0, 0, 0]))
+                if isinstance(one, Address)
             ),
             links=_links(socket),
             settings=None if setting_paths is None else frozenset(_settings(setting_paths)),
@@ -64,12 +78,12 @@ def _links(socket: rtnl.RouteSocket) -> dict[int, Link]:
     return {one.ifindex: one for one in _dump(socket, RTM_GETLINK, body) if isinstance(one, Link)}
 
 
-def _rule_query() -> bytes:
-    return bytes([decode.FAMILY_IPV4]) + bytes(11)
+def _query(family: int) -> bytes:
+    return bytes([family]) + bytes(11)
 
 
-def _routes_of(table: int) -> bytes:
-    return bytes([decode.FAMILY_IPV4]) + bytes(11) + rtnl.attribute(RTA_TABLE, struct.pack("=I", table))
+def _routes_of(table: int, family: int) -> bytes:
+    return _query(family) + rtnl.attribute(RTA_TABLE, struct.pack("=I", table))
 
 
 def _dump(socket: rtnl.RouteSocket, kind: int, body: bytes) -> list[Fact]:

@@ -122,7 +122,9 @@ class Repairer:
         situation = self._situation()
         tables = sorted({MAIN_TABLE, *(eni.table for eni in situation.enis)})
         paths = [one.path for one in self.wanted().settings] if settings else None
-        seen = await self._process.loop.in_thread(lambda: observe.look(tables, setting_paths=paths))
+        seen = await self._process.loop.in_thread(
+            lambda: observe.look(tables, families=situation.families, setting_paths=paths)
+        )
         if seen.links != self._links:
             self._links = seen.links
             self._want = None

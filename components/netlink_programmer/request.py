@@ -5,19 +5,24 @@ Pure: text in, a `CniRequest` or a `CniFailure` out (spec dataplane.md 4).
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE, dummy_name
+from vpccni.components.netlink_programmer.facts import IPV6, family_of, host_prefix
+from vpccni.components.netlink_programmer.naming import dummy_name
 from vpccni.shared.errors import CniFailure
 from vpccni.shared.messages.base import PodRef, Sandbox
 
 VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 MTU_DEFAULT: Final = 9001
 MTU_MIN: Final = 576
+ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
+NIC_ANNOTATION: Final = "k8s.amazonaws.com/nicConfig"
+NIC_EVERY_CARD: Final = "multi-nic-attachment"
 CODE_VERSION: Final = 1
 CODE_ENVIRONMENT: Final = 4
 CODE_DECODE: Final = 6
@@ -40,7 +45,10 @@ _NEEDED: Final = {
 
 @dataclass(frozen=True)
 class CniRequest:
-    """One call of the plugin. `previous` is prevResult as it came, None without one."""
+    """One call of the plugin. `previous` is prevResult as it came, None without one.
+
+    `multi_nic`: the pod's annotation asks for an interface on every managed network card (spec dataplane.md 4.2).
+    """
 
     command: str
     version: str
@@ -51,6 +59,7 @@ class CniRequest:
     veth_prefix: str
     previous: Mapping[str, Any] | None
     config: Mapping[str, Any]
+    multi_nic: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,16 @@ def parse(env: Mapping[str, str], stdin: bytes) -> CniRequest:
             raise CniFailure("prevResult is no object", cni_code=CODE_DECODE)
         previous = None
     return CniRequest(
-        command, version, sandbox, pod, env.get("CNI_NETNS", ""), _mtu(config), _veth_prefix(config), previous, config
+        command,
+        version,
+        sandbox,
+        pod,
+        env.get("CNI_NETNS", ""),
+        _mtu(config),
+        _veth_prefix(config),
+        previous,
+        config,
+        _wants_every_card(config),
     )
 
 
@@ -104,12 +122,13 @@ def result(version: str, pod: PodRef, netns: str, wired: Sequence[WiredInterface
     for one in wired:
         interfaces.append({"name": one.host_veth})
         interfaces.append({"name": one.ifname, "mac": str(one.table), "sandbox": netns})
-        entry: dict[str, Any] = {"version": "4"} if old else {}
-        ips.append({**entry, "interface": len(interfaces) - 1, "address": f"{one.address}/32"})
+        entry: dict[str, Any] = {"version": "6" if family_of(one.address) == IPV6 else "4"} if old else {}
+        ips.append({**entry, "interface": len(interfaces) - 1, "address": host_prefix(one.address)})
     interfaces.append({"name": dummy_name(pod), "mac": "0", "sandbox": str(wired[0].device_number)})
     document: dict[str, Any] = {"cniVersion": version, "interfaces": interfaces, "ips": ips}
     if version in ("0.1.0", "0.2.0"):
-        document = {"cniVersion": version, "ip4": {"ip": f"{wired[0].address}/32"}, "dns": {}}
+        key = "ip6" if family_of(wired[0].address) == IPV6 else "ip4"
+        document = {"cniVersion": version, key: {"ip": host_prefix(wired[0].address)}, "dns": {}}
     elif old:
         document["dns"] = {}
     return json.dumps(document, indent=4) + "\n"
@@ -143,22 +162,28 @@ def previous_addresses(previous: Mapping[str, Any] | None) -> list[str]:
     found = (
         [entry.get("address", "") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     )
-    ip4 = previous.get("ip4")
-    if isinstance(ip4, dict):
-        found.append(ip4.get("ip", ""))
-    return [address.split("/")[0] for address in found if isinstance(address, str) and "." in address]
+    for key in ("ip4", "ip6"):
+        entry = previous.get(key)
+        if isinstance(entry, dict):
+            found.append(entry.get("ip", ""))
+    return [address for text in found if isinstance(text, str) and (address := _address(text))]
 
 
-def previous_tables(previous: Mapping[str, Any] | None) -> list[int]:
-    """Return the tables a stored result names in the container entries' `mac` (spec dataplane.md 4.5), and the main one."""
+def previous_host_veths(previous: Mapping[str, Any] | None) -> list[str]:
+    """Return the host ends a stored result names: the entries without a namespace and without a MAC (spec dataplane.md 4.5)."""
     interfaces = (previous or {}).get("interfaces")
-    found = {MAIN_TABLE}
-    if isinstance(interfaces, list):
-        for entry in interfaces:
-            mac = entry.get("mac", "") if isinstance(entry, dict) else ""
-            if isinstance(mac, str) and mac.isascii() and mac.isdigit() and int(mac) > 1:
-                found.add(int(mac))
-    return sorted(found)
+    if not isinstance(interfaces, list):
+        return []
+    entries = [one for one in interfaces if isinstance(one, dict) and not one.get("sandbox") and not one.get("mac")]
+    return [one["name"] for one in entries if isinstance(one.get("name"), str)]
+
+
+def _address(text: str) -> str:
+    """Return the address of a result's entry in its canonical form, "" for junk."""
+    try:
+        return str(ipaddress.ip_address(text.split("/")[0]))
+    except ValueError:
+        return ""
 
 
 def stdin_version(stdin: bytes) -> str:
@@ -234,3 +259,9 @@ def _veth_prefix(config: Mapping[str, Any]) -> str:
     if len(prefix.encode()) > 4:
         raise CniFailure("vethPrefix is longer than 4 bytes", cni_code=CODE_CONFIG, on=prefix[:40])
     return prefix
+
+
+def _wants_every_card(config: Mapping[str, Any]) -> bool:
+    runtime = config.get("runtimeConfig")
+    annotations = runtime.get(ANNOTATIONS) if isinstance(runtime, dict) else None
+    return isinstance(annotations, dict) and annotations.get(NIC_ANNOTATION) == NIC_EVERY_CARD

@@ -22,6 +22,7 @@ NLMSG_DONE: Final = 3
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 SOL_NETLINK: Final = 270
+NETLINK_ADD_MEMBERSHIP: Final = 1
 NETLINK_GET_STRICT_CHK: Final = 12
 DUMP_TRIES: Final = 5  # spec dataplane.md 2.3
 RTM_NEWLINK: Final = 16
@@ -47,6 +48,17 @@ class RouteSocket:
             self._socket.bind((0, 0))
         self._socket.settimeout(ANSWER_WITHIN_S)
         self._sequence = 1
+        self.heard = 0
+        """How many notifications came in between answers: who listens asks anew when it grew."""
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's, to wait for something to read."""
+        return self._socket.fileno()
+
+    def join(self, group: int) -> None:
+        """Hear a group's notifications (RTNLGRP_*) from now on."""
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def close(self) -> None:
         self._socket.close()
@@ -125,6 +137,17 @@ class RouteSocket:
                     raise refused(code, "a dump was refused", on)
                 found.append((got, payload))
 
+    def drain(self) -> None:
+        """Read what waits and forget it: notifications that only said that something changed."""
+        self._socket.setblocking(False)
+        try:
+            while self._socket.recv(RECEIVE_BYTES):
+                continue
+        except BlockingIOError:
+            return
+        finally:
+            self._socket.settimeout(ANSWER_WITHIN_S)
+
     def _receive(self) -> list[tuple[int, int, bytes]]:
         return [(kind, sequence, payload) for _, kind, sequence, payload in self._receive_with_flags()]
 
@@ -135,7 +158,9 @@ class RouteSocket:
             raise KernelRefused(
                 "the kernel did not answer a netlink request", why=f"within {ANSWER_WITHIN_S} s"
             ) from error
-        return messages(data)
+        found = messages(data)
+        self.heard += sum(1 for _, _, sequence, _ in found if not sequence)
+        return found
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -9,8 +9,9 @@ and then in the background.
 
 from __future__ import annotations
 
-import os
+import functools
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,23 +19,25 @@ from vpccni.components.netlink_programmer import observe, plugin_log, rtnl, stan
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.adoption import adopted
+from vpccni.components.netlink_programmer.deleting import Deleting
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.explain import Explainer
+from vpccni.components.netlink_programmer.facts import IPV4, IPV6
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE, host_veth_name, parse_alias, veth_prefix_of
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, parse_alias, veth_prefix_of
 from vpccni.components.netlink_programmer.node_plan import PodWant
 from vpccni.components.netlink_programmer.request import CniRequest, WiredInterface
-from vpccni.components.netlink_programmer.spool import Spool, Spooled
+from vpccni.components.netlink_programmer.spool import Spool
 from vpccni.components.netlink_programmer.story import pod_want
 from vpccni.components.netlink_programmer.survey import survey, unclaimed
+from vpccni.components.netlink_programmer.wired_pods import WiredPods
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
-from vpccni.shared.errors import BusError, CniFailure, KernelRefused
+from vpccni.shared.errors import CniFailure, KernelRefused
 from vpccni.shared.loop import Future
-from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState, Release, Released
-from vpccni.shared.messages.base import Message, Sandbox
+from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
+from vpccni.shared.messages.base import Sandbox
 from vpccni.shared.messages.inventory import Inventory
-from vpccni.shared.messages.policy import Detach
 from vpccni.shared.messages.wiring import Wiring, Wirings
 from vpccni.shared.process import Process
 
@@ -42,8 +45,6 @@ FRONT_DOOR: Final = "front-door.sock"
 SPOOL: Final = "spool"
 EGRESS: Final = "egress-cni"
 ADD_DEADLINE_S: Final = 20.0
-RELEASE_WITHIN_S: Final = 0.5
-DETACH_WITHIN_S: Final = 5.0
 WIRINGS_AFTER_S: Final = 0.5
 BURY_AFTER_S: Final = 0.2
 SPOOL_AGAIN_S: Final = 5.0
@@ -54,10 +55,10 @@ class ProgrammerService:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._wired: dict[Sandbox, Wired] = {}
-        self._adding: dict[Sandbox, Future[Wired]] = {}
+        self._wired = WiredPods()
+        self._adding: dict[Sandbox, Future[tuple[Wired, ...]]] = {}
         self._pool: PoolState | None = None
-        self._ledger: dict[Sandbox, LedgerEntry] | None = None
+        self._ledger: dict[Sandbox, tuple[LedgerEntry, ...]] | None = None
         self._conflist_written = False
         self._wirings_due = False
         self._unclaimed: list[str] = []
@@ -65,13 +66,21 @@ class ProgrammerService:
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
         self._enis = EniKeeper(process, self._pods, self._claimed_by_ledger)
-        self._explainer = Explainer(process, self._enis, lambda: self._wired, lambda: self._ledger or {})
-        self._spool = Spool(process.run_dir / SPOOL)
+        self._explainer = Explainer(process, self._enis, self._wired, lambda: self._ledger or {})
+        self._deleter = Deleting(
+            process,
+            self._wirer,
+            self._wired,
+            Spool(process.run_dir / SPOOL),
+            booked=lambda sandbox: [entry.address for entry in (self._ledger or {}).get(sandbox, ())],
+            in_flight=lambda: self._adder.in_flight,
+            changed=self._on_taken_down,
+        )
 
     def start(self) -> None:
         """Be ready for the plugin."""
-        seen = survey(observe.look((MAIN_TABLE,)))
-        self._wired = {wired.sandbox: wired for wired in seen.wired}
+        seen = survey(observe.look((MAIN_TABLE,), families=(IPV4, IPV6)))
+        self._wired.take_all(seen.wired)
         self._note_unclaimed(list(seen.unclaimed))
         self._enis.repairer.start()
         for ifindex in seen.parting:
@@ -82,9 +91,9 @@ class ProgrammerService:
         )
         process.subscribe(names.ENI_MANAGER, {Inventory: self._enis.take})
         process.gauge("vpccni_wired_sandboxes", lambda: len(self._wired))
-        process.loop.every(SPOOL_AGAIN_S, self._replay, name="spool")
+        process.loop.every(SPOOL_AGAIN_S, self._deleter.replay, name="spool")
         process.loop.every(SPOOL_AGAIN_S, self._heartbeat_wirings, name="wirings")
-        self._replay()
+        self._deleter.replay()
         self._publish_wirings()
         self._door = FrontDoor(
             process.loop, process.run_dir / FRONT_DOOR, self._on_frame, count=lambda name: process.count(name)
@@ -145,10 +154,10 @@ class ProgrammerService:
         deadline = self._process.loop.clock() + (frame.deadline_s or ADD_DEADLINE_S) - MARGIN_S
         if request.command == "ADD":
             wired = await self._add(request, frame, deadline=deadline, trace=trace)
-            interface = WiredInterface(
-                wired.host_veth, request.sandbox.ifname, wired.address, wired.table, wired.device_number
-            )
-            return cni.result(request.version, request.pod, request.netns, [interface])
+            interfaces = [
+                WiredInterface(one.host_veth, one.ifname, one.address, one.table, one.device_number) for one in wired
+            ]
+            return cni.result(request.version, request.pod, request.netns, interfaces)
         if request.command == "DEL":
             await self._delete(request, frame.env, frame.stdin, trace=trace)
         elif request.command == "CHECK":
@@ -161,14 +170,14 @@ class ProgrammerService:
 
     # -- ADD
 
-    async def _add(self, request: CniRequest, frame: Frame, *, deadline: float, trace: str) -> Wired:
+    async def _add(self, request: CniRequest, frame: Frame, *, deadline: float, trace: str) -> tuple[Wired, ...]:
         sandbox = request.sandbox
         if (running := self._adding.get(sandbox)) is not None:
             return await running
         known = self._wired.get(sandbox)
-        if known is not None and self._is_live(known):
+        if known and self._are_live(known):
             return known
-        future: Future[Wired] = Future()
+        future: Future[tuple[Wired, ...]] = Future()
         self._adding[sandbox] = future
         try:
             wired = await self._adder.add(request, frame, deadline=deadline, trace=trace)
@@ -178,11 +187,15 @@ class ProgrammerService:
             raise
         finally:
             del self._adding[sandbox]
-        self._wired[sandbox] = wired
+        self._wired.put(sandbox, wired)
         self._wirings_soon()
-        self._explainer.note(request.pod, f"added: {wired.address} on {wired.host_veth}", trace)
+        for one in wired:
+            self._explainer.note(request.pod, f"added: {one.address} on {one.host_veth}", trace)
         future.set(wired)
         return wired
+
+    def _are_live(self, interfaces: Sequence[Wired]) -> bool:
+        return all(self._is_live(one) for one in interfaces)
 
     def _is_live(self, wired: Wired) -> bool:
         """Whether the veth of a remembered wiring is still that sandbox's, with its address routed to it (else it is wired anew)."""
@@ -204,81 +217,16 @@ class ProgrammerService:
                 await running
             except CniFailure:
                 self._process.log.debug("deleted while its add failed", trace=trace, sandbox=str(request.sandbox))
-        self._take_down(request)
-        if not await self._release(request.sandbox, trace=trace):
-            self._spool.put(env, stdin)
+        await self._deleter.delete(request, env, stdin, trace=trace)
         self._explainer.note(request.pod, f"deleted: sandbox {request.sandbox}", trace)
         self._process.log.info("pod deleted", trace=trace, sandbox=str(request.sandbox), pod=str(request.pod))
 
-    def _take_down(self, request: CniRequest) -> None:
-        wired = self._wired.pop(request.sandbox, None)
-        if wired is not None:
-            if wired.address:
-                self._wirer.take_down(wired)
-            else:
-                self._wirer.retire(wired.host_veth, wired.ifindex)
-            self._forget_policy(wired)
-            self._wirings_soon()
-            if veth_prefix_of(wired.host_veth) != self._process.settings.veth_prefix:
-                self._enis.wake()  # its prefix's firewall rules go with the last veth of that prefix
-            return
-        self._take_down_stranger(request)
+    def _on_taken_down(self, interfaces: Sequence[Wired]) -> None:
+        self._wirings_soon()
+        if any(veth_prefix_of(one.host_veth) != self._process.settings.veth_prefix for one in interfaces):
+            self._enis.wake()  # its prefix's firewall rules go with the last veth of that prefix
 
-    def _take_down_stranger(self, request: CniRequest) -> None:
-        """A DEL for what this process never wired: the stored result tells the addresses, the kernel whether they are still the pod's."""
-        in_use = {wired.address for wired in self._wired.values()}
-        name = host_veth_name(request.pod, request.veth_prefix)
-        found = self._wirer.find(name) if request.pod.name else None
-        owner = parse_alias(found[2]) if found else None
-        ours = found is not None and (owner is None or owner[0] == request.sandbox)
-        for address in cni.previous_addresses(request.previous):
-            if address not in in_use:
-                for table in cni.previous_tables(request.previous):
-                    self._wirer.remove_address(address=address, table=table, ifindex=found[0] if found and ours else 0)
-        if found is not None and ours:
-            self._wirer.retire(name, found[0])
-
-    async def _release(self, sandbox: Sandbox, *, trace: str) -> bool:
-        ask = Release(sandbox=sandbox, reason="PodDeleted")
-        try:
-            answer = await self._process.client(names.IP_ALLOCATOR).call(
-                ask, timeout_s=RELEASE_WITHIN_S, trace_id=trace
-            )
-        except BusError as error:
-            self._process.log.warning("release kept for later", trace=trace, sandbox=str(sandbox), why=str(error))
-            return False
-        return isinstance(answer, Released)
-
-    def _forget_policy(self, wired: Wired) -> None:
-        if self._process.settings.network_policy_mode in ("", "none"):
-            return
-        ask = Detach(sandbox=wired.sandbox, ifindexes=[wired.ifindex])
-        self._process.loop.spawn(self._quietly(ask, names.POLICY_AGENT, DETACH_WITHIN_S), name="detach")
-
-    async def _quietly(self, ask: Message, peer: str, timeout_s: float) -> None:
-        """Ask without anybody waiting: the peer sweeps by itself what it was not told."""
-        try:
-            await self._process.client(peer).call(ask, timeout_s=timeout_s)
-        except BusError as error:
-            self._process.log.warning("not told", peer=peer, why=str(error))
-
-    # -- the spool and the graveyard
-
-    def _replay(self) -> None:
-        for spooled in self._spool.waiting():
-            self._process.loop.spawn(self._replay_one(spooled), name="spool")
-
-    async def _replay_one(self, spooled: Spooled) -> None:
-        try:
-            request = cni.parse({**spooled.env, "CNI_COMMAND": "DEL"}, spooled.stdin)
-        except CniFailure as error:
-            self._process.log.error("spooled deletion cannot be read", path=str(spooled.path), error=str(error))
-            os.rename(spooled.path, spooled.path.with_suffix(".bad"))
-            return
-        self._take_down(request)
-        if await self._release(request.sandbox, trace="spool"):
-            self._spool.done(spooled)
-            self._process.count("vpccni_spool_replayed")
+    # -- the graveyard
 
     def _bury(self, ifindex: int) -> None:
         if not self._graves:
@@ -296,7 +244,7 @@ class ProgrammerService:
 
     def _check(self, request: CniRequest, frame: Frame) -> None:
         wired = self._wired.get(request.sandbox)
-        standing.check(wired if wired is not None and self._is_live(wired) else None, request, frame.take(NETLINK))
+        standing.check(wired if self._are_live(wired) else (), request, frame.take(NETLINK))
 
     def _status(self) -> None:
         age = self._process.loop.clock() - self._allocator.last_heard
@@ -305,14 +253,11 @@ class ProgrammerService:
     async def _collect(self, request: CniRequest, *, trace: str) -> None:
         listed = request.config.get("cni.dev/valid-attachments") or request.config.get("cni.dev/attachments") or []
         valid = {(entry.get("containerID"), entry.get("ifname")) for entry in listed if isinstance(entry, dict)}
-        for sandbox in [one for one in self._wired if one.network == request.sandbox.network]:
+        for sandbox in [one for one in self._wired.sandboxes() if one.network == request.sandbox.network]:
             if (sandbox.container_id, sandbox.ifname) not in valid and sandbox not in self._adding:
-                wired = self._wired.pop(sandbox)
-                self._wirer.take_down(wired)
-                self._forget_policy(wired)
-                await self._release(sandbox, trace=trace)
+                self._deleter.end(sandbox)
+                await self._deleter.release(sandbox, trace=trace)
                 self._process.count("vpccni_gc_removed")
-        self._wirings_soon()
 
     # -- events
 
@@ -337,33 +282,39 @@ class ProgrammerService:
         process.log.info("conflist written", path=str(target))
 
     def _on_ledger(self, ledger: LedgerState) -> None:
-        self._ledger = {entry.sandbox: entry for entry in ledger.entries if not entry.released_at_ns}
+        self._ledger = {}
+        for entry in ledger.entries:
+            if not entry.released_at_ns:
+                self._ledger[entry.sandbox] = (*self._ledger.get(entry.sandbox, ()), entry)
         self._complete_from_ledger()
         self._look_for_strangers()
 
     def _complete_from_ledger(self) -> None:
         """A start tells address and table by route and rule; where those were gone, the ledger knows them."""
-        for sandbox, wired in list(self._wired.items()):
-            entry = (self._ledger or {}).get(sandbox)
-            if entry is None or sandbox in self._adding:
+        for sandbox in self._wired.sandboxes():
+            entries = (self._ledger or {}).get(sandbox, ())
+            if not entries or sandbox in self._adding:
                 continue
-            told = self._enis.told_by_ledger(wired, address=entry.address, eni_id=entry.eni_id)
-            if (told.address, told.table) != (wired.address, wired.table):
-                self._wired[sandbox] = told
+            known = self._wired.get(sandbox)
+            told = tuple(self._enis.told_by_ledger(one, entries) for one in known)
+            if told == known:
+                continue
+            self._wired.put(sandbox, told)
+            for one in told:
                 self._process.log.info(
-                    "wiring completed", sandbox=str(sandbox), address=told.address, route_table=told.table
+                    "wiring completed", sandbox=str(sandbox), address=one.address, route_table=one.table
                 )
-                self._wirings_soon()
-                self._enis.wake()
+            self._wirings_soon()
+            self._enis.wake()
 
     def _claimed_by_ledger(self) -> frozenset[str] | None:
-        return None if self._ledger is None else frozenset(entry.address for entry in self._ledger.values())
+        if self._ledger is None:
+            return None
+        return frozenset(entry.address for entries in self._ledger.values() for entry in entries)
 
     def _pods(self) -> tuple[PodWant, ...]:
         """Return what the kernel should hold for each pod whose wiring is complete and not being changed."""
-        return tuple(
-            pod_want(one) for sandbox, one in self._wired.items() if one.address and sandbox not in self._adding
-        )
+        return tuple(pod_want(one) for one in self._wired if one.address and one.sandbox not in self._adding)
 
     def _wirings_soon(self) -> None:
         self._enis.repairer.changed()
@@ -375,7 +326,7 @@ class ProgrammerService:
         self._wirings_due = False
         wirings = [
             Wiring(one.sandbox, one.pod, one.host_veth, one.ifindex, [one.address] if one.address else [])
-            for one in self._wired.values()
+            for one in self._wired
         ]
         self._process.publish(Wirings(wirings=wirings, in_flight=list(self._adding), unclaimed=self._unclaimed))
 
@@ -390,15 +341,26 @@ class ProgrammerService:
             self._process.loop.spawn(self._look_for_unclaimed(), name="unclaimed")
 
     def _unwired(self) -> list[LedgerEntry]:
-        """Return what the ledger holds for sandboxes that are neither wired nor being added."""
-        ledger = self._ledger or {}
-        return [entry for one, entry in ledger.items() if one not in self._wired and one not in self._adding]
+        """Return what the ledger holds for interfaces that are neither wired nor being added."""
+        wired = self._wired.addresses()
+        return [
+            entry
+            for sandbox, entries in (self._ledger or {}).items()
+            for entry in entries
+            if sandbox not in self._adding and entry.address not in wired and not self._is_half_known(sandbox)
+        ]
+
+    def _is_half_known(self, sandbox: Sandbox) -> bool:
+        """Whether a veth of ours of that sandbox is there without its address: it is nobody's to adopt."""
+        return any(not one.address for one in self._wired.get(sandbox))
 
     async def _look_for_unclaimed(self) -> None:
-        seen = await self._process.loop.in_thread(observe.look, (MAIN_TABLE,))
+        look = functools.partial(observe.look, (MAIN_TABLE,), families=(IPV4, IPV6))
+        seen = await self._process.loop.in_thread(look)
         for wired in adopted(seen, self._unwired()):
             self._adopt(wired)
-        self._note_unclaimed([one for one in unclaimed(seen, self._claimed()) if one in self._unclaimed])
+        claimed = self._wired.addresses()
+        self._note_unclaimed([one for one in unclaimed(seen, claimed) if one in self._unclaimed])
 
     def _adopt(self, wired: Wired) -> None:
         """Look after a pod of the reference as if it were ours from now on."""
@@ -407,7 +369,7 @@ class ProgrammerService:
         except KernelRefused as error:
             self._process.log.warning("pod not adopted", sandbox=str(wired.sandbox), why=str(error))
             return
-        self._wired[wired.sandbox] = wired
+        self._wired.put(wired.sandbox, (*self._wired.get(wired.sandbox), wired))
         self._process.log.info(
             "pod adopted",
             pod=str(wired.pod),
@@ -416,9 +378,6 @@ class ProgrammerService:
             host_veth=wired.host_veth,
         )
         self._wirings_soon()
-
-    def _claimed(self) -> set[str]:
-        return {one.address for one in self._wired.values()}
 
     def _note_unclaimed(self, addresses: list[str]) -> None:
         if addresses == self._unclaimed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from vpccni.components.netlink_programmer import kernel
@@ -14,13 +15,13 @@ STALE_POOL_S: Final = 10.0  # two heartbeats, design 5
 MAKE_ANEW: Final = "Delete the pod; it is created anew"
 
 
-def check(wired: Wired | None, request: CniRequest, descriptor: int) -> None:
-    """Raise what is wrong with a wired pod (spec dataplane.md 15). `wired`: None when its veth is not there; `descriptor`: its netlink."""
-    if wired is None:
+def check(wired: Sequence[Wired], request: CniRequest, descriptor: int) -> None:
+    """Raise what is wrong with a wired pod (spec dataplane.md 15). `wired`: none when a veth is not there; `descriptor`: its netlink."""
+    if not wired:
         raise CniFailure(
             "check: the pod's interface is not there", cni_code=CODE_OWN, on=str(request.sandbox), remedy=MAKE_ANEW
         )
-    trouble = kernel.check_pod(descriptor, wired, ifname=request.sandbox.ifname)
+    trouble = kernel.check_pod(descriptor, wired)
     if trouble:
         raise CniFailure(
             "check: the pod's network is not as it was set up",

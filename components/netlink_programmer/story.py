@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.netlink_programmer.facts import LinkState, Route, Rule, Seen, Setting
+from vpccni.components.netlink_programmer.facts import LinkState, Route, Rule, Seen, Setting, host_prefix
 from vpccni.components.netlink_programmer.firewall import Table
 from vpccni.components.netlink_programmer.node_plan import PodWant, Step, Wanted
 from vpccni.components.netlink_programmer.wiring import Wired
@@ -69,7 +69,7 @@ def _of_owner(want: Wanted, owner: str) -> list[Rule | Route | LinkState | Setti
 def _concerns(one: Rule | Route | LinkState | Setting, wired: Wired) -> bool:
     """Two sandboxes of one pod name have one owner: tell them apart by address, link and veth."""
     if isinstance(one, Rule):
-        return f"{wired.address}/32" in (one.src, one.dst)
+        return host_prefix(wired.address) in (one.src, one.dst)
     if isinstance(one, Setting):
         return f"/{wired.host_veth}/" in one.path
     return one.ifindex == wired.ifindex
@@ -78,7 +78,7 @@ def _concerns(one: Rule | Route | LinkState | Setting, wired: Wired) -> bool:
 def _foreign(wired: Wired, look: Look) -> list[str]:
     if not wired.address:
         return []
-    prefix = f"{wired.address}/32"
+    prefix = host_prefix(wired.address)
     removed = {step.what: step.why for step in look.steps if step.verb == "remove"}
     rules = [rule for rule in look.seen.rules if prefix in (rule.src, rule.dst) and rule not in look.want.rules]
     routes = [route for route in look.seen.routes if route.dst == prefix and route.ifindex != wired.ifindex]

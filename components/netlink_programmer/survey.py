@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
-from vpccni.components.netlink_programmer.facts import Seen
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE, PARTING_HEAD, parse_alias
+from vpccni.components.netlink_programmer.facts import Seen, host_of
+from vpccni.components.netlink_programmer.naming import (
+    MAIN_TABLE,
+    PARTING_HEAD,
+    alias_index,
+    device_of,
+    parse_alias,
+)
 from vpccni.components.netlink_programmer.node_plan import PRIORITY_FROM_POD, PRIORITY_TO_POD
 from vpccni.components.netlink_programmer.wiring import Wired
-
-HOST: Final = "/32"
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Found:
 
 def survey(seen: Seen) -> Found:
     """Return our host veths with the address and table that routes and rules tell. `seen` has the main table's routes."""
-    addresses = {route.ifindex: route.dst.removesuffix(HOST) for route in seen.routes if route.dst.endswith(HOST)}
-    tables = {rule.src.removesuffix(HOST): rule.table for rule in seen.rules if rule.priority == PRIORITY_FROM_POD}
+    addresses = {route.ifindex: host_of(route.dst) for route in seen.routes if host_of(route.dst)}
+    tables = {host_of(rule.src): rule.table for rule in seen.rules if rule.priority == PRIORITY_FROM_POD}
     wired, parting = [], []
     for link in seen.links.values():
         if link.name.startswith(PARTING_HEAD):
@@ -36,14 +39,14 @@ def survey(seen: Seen) -> Found:
         if owner is not None:
             address = addresses.get(link.ifindex, "")
             table = tables.get(address, MAIN_TABLE)
-            device = table - 1 if table != MAIN_TABLE else 0
-            wired.append(Wired(*owner, link.name, link.ifindex, link.mac, address, table, device))
+            index = alias_index(link.alias)
+            wired.append(Wired(*owner, link.name, link.ifindex, link.mac, address, table, device_of(table), index))
     claimed = {one.address for one in wired}
     return Found(tuple(wired), tuple(parting), tuple(unclaimed(seen, claimed)))
 
 
 def unclaimed(seen: Seen, claimed: Collection[str]) -> list[str]:
     """Return the addresses that a rule and a host route lead to a pod, and that are not `claimed` by a wiring of ours."""
-    routed = {route.dst.removesuffix(HOST) for route in seen.routes if route.dst.endswith(HOST)}
-    led = {rule.dst.removesuffix(HOST) for rule in seen.rules if rule.priority == PRIORITY_TO_POD and rule.dst}
+    routed = {host_of(route.dst) for route in seen.routes} - {""}
+    led = {host_of(rule.dst) for rule in seen.rules if rule.priority == PRIORITY_TO_POD}
     return sorted((led & routed).difference(claimed))

@@ -6,29 +6,46 @@ occurrences is asserted, and a pod's values are put in their place (docs/decisio
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from vpccni.components.netlink_programmer.facts import DEFAULT, Address, LinkState, Route, Rule
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE
+from vpccni.components.netlink_programmer.facts import IPV4, IPV6, Address, LinkState, Route, Rule
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE, pod_gateway
 from vpccni.components.netlink_programmer.node_plan import (
     PRIORITY_FROM_POD,
+    PRIORITY_IN_POD,
     PRIORITY_TO_POD,
     PROTOCOL_BOOT,
     SCOPE_LINK,
 )
 
 NUD_PERMANENT: Final = 0x80
-POD_GATEWAY: Final = "169.254.1.1"  # spec dataplane.md 2.3
 
 _INDEX: Final = 0x7A3B5C7D
 _NETNS_FD: Final = 0x7B4C6D5E
 _TABLE: Final = 0x7EADBEF1
-_ADDRESS: Final = "203.0.113.77"
-_OTHER_ADDRESS: Final = "203.0.113.99"
+
+
+class _Family(NamedTuple):
+    """What differs between the templates of the two families: `address` and `other` are sentinels."""
+
+    number: int
+    bits: int
+    none: str
+    address: str
+    other: str
+
+    def scope(self, scope: int) -> dict[str, int]:
+        """Return the field of a route's scope, which IPv6 does not have (spec dataplane.md 17)."""
+        return {} if self.number == IPV6 else {"scope": scope}
+
+
+_V4: Final = _Family(IPV4, 32, "0.0.0.0", "203.0.113.77", "203.0.113.99")
+_V6: Final = _Family(
+    IPV6, 128, "::", "2001:db8:7ead:beef:1a2b:3c4d:5e6f:77aa", "2001:db8:7ead:beef:1a2b:3c4d:5e6f:99bb"
+)
 _MAC: Final = "02:f1:e2:d3:c4:b5"
 
 
@@ -40,42 +57,49 @@ def create_veth(*, ifname: str, host_veth: str, mac: str, mtu: int, host_netns: 
     return _patch(template, _int(_NETNS_FD), _int(host_netns))
 
 
-def pod_side(*, ifindex: int, address: str, host_mac: str) -> list[bytes]:
-    """Return what the pod's end gets: up, address, route to the gateway, default route, the gateway's permanent neighbour."""
-    return [
-        _patch(
-            _patch(_patch(message, _int(_INDEX), _int(ifindex), least=0), _ip(_ADDRESS), _ip(address), least=0),
-            _mac(_MAC),
-            _mac(host_mac),
-            least=0,
-        )
-        for message in _pod_templates()
-    ]
+def pod_side(*, ifindex: int, address: str, host_mac: str, index: int = 0) -> list[bytes]:
+    """Return what the pod's end gets: up, address, route to the gateway, default route, the gateway's permanent neighbour.
+
+    `index`: the interface's number in the pod; from 1 on it has a table of its own and a rule that leads there (spec dataplane.md 8.1).
+    """
+    family = _family(address)
+    messages = []
+    for message in _pod_templates(family, index):
+        patched = _patch(message, _int(_INDEX), _int(ifindex), least=0)
+        patched = _patch(patched, _ip(family.address), _ip(address), least=0)
+        messages.append(_patch(patched, _mac(_MAC), _mac(host_mac), least=0))
+    return messages
 
 
 def host_side(*, ifindex: int, address: str, table: int) -> list[bytes]:
     """Return what makes the pod reachable: host end up, its route, the rule to it and, off the primary ENI, the rule from it."""
-    up, route = _host_templates()
-    messages = [
-        _patch(up, _int(_INDEX), _int(ifindex)),
-        _patch(_patch(route, _int(_INDEX), _int(ifindex)), _ip(_ADDRESS), _ip(address), least=1),
-    ]
-    return messages + rules("add", address=address, table=table)
+    up = _patch(_up_template(), _int(_INDEX), _int(ifindex))
+    return [up, host_route(ifindex=ifindex, address=address), *rules("add", address=address, table=table)]
+
+
+def host_route(*, ifindex: int, address: str) -> bytes:
+    """Return the message that leads an address to a link, whatever it led to before."""
+    family = _family(address)
+    message = _patch(_host_route_template(family), _int(_INDEX), _int(ifindex))
+    return _patch(message, _ip(family.address), _ip(address))
 
 
 def rules(verb: str, *, address: str, table: int) -> list[bytes]:
     """Return the messages that add or delete ("add", "del") a pod's one or two rules."""
-    to_pod, from_pod = _rule_templates(verb)
-    messages = [_patch(to_pod, _ip(_ADDRESS), _ip(address))]
+    family = _family(address)
+    to_pod, from_pod = _rule_templates(verb, family)
+    messages = [_patch(to_pod, _ip(family.address), _ip(address))]
     if table != MAIN_TABLE:
-        patched = _patch(from_pod, _ip(_ADDRESS), _ip(address))
+        patched = _patch(from_pod, _ip(family.address), _ip(address))
         messages.append(_patch(patched, _int(_TABLE), _int(table)))
     return messages
 
 
 def delete_route(*, ifindex: int, address: str) -> bytes:
     """Return the message that deletes the host route of a pod, if it still points to this link."""
-    return _patch(_patch(_delete_route_template(), _int(_INDEX), _int(ifindex)), _ip(_ADDRESS), _ip(address))
+    family = _family(address)
+    message = _patch(_delete_route_template(family), _int(_INDEX), _int(ifindex))
+    return _patch(message, _ip(family.address), _ip(address))
 
 
 def delete_link(ifindex: int) -> bytes:
@@ -85,36 +109,41 @@ def delete_link(ifindex: int) -> bytes:
 
 def rule(verb: str, one: Rule) -> bytes:
     """Return the message that adds or deletes ("add", "del") any one rule."""
-    src, src_length = _split(one.src)
-    dst, dst_length = _split(one.dst)
-    message = _rule_template(verb, one.priority, src_length, dst_length, one.fwmark, one.fwmask)
+    family = _V6 if one.family == IPV6 else _V4
+    src, src_length = _split(one.src, family)
+    dst, dst_length = _split(one.dst, family)
+    message = _rule_template(verb, family, one.priority, src_length, dst_length, one.fwmark, one.fwmask)
     message = _patch(message, _int(_TABLE), _int(one.table))
-    message = _patch(message, _ip(_ADDRESS), _ip(src), least=int(src_length > 0))
-    return _patch(message, _ip(_OTHER_ADDRESS), _ip(dst), least=int(dst_length > 0))
+    message = _patch(message, _ip(family.address), _ip(src), least=int(src_length > 0))
+    return _patch(message, _ip(family.other), _ip(dst), least=int(dst_length > 0))
 
 
 def replace_route(one: Route) -> bytes:
     """Return the message that puts a route in its place, whatever stood there."""
-    dst, length = _split(one.dst)
-    message = _replace_route_template(length, bool(one.gateway), one.scope, one.protocol)
+    family = _family(one.dst)
+    dst, length = _split(one.dst, family)
+    message = _replace_route_template(family, length, bool(one.gateway), one.scope, one.protocol)
     message = _patch(message, _int(_TABLE), _int(one.table))
     message = _patch(message, _int(_INDEX), _int(one.ifindex))
-    message = _patch(message, _ip(_ADDRESS), _ip(dst), least=int(length > 0))
-    return _patch(message, _ip(_OTHER_ADDRESS), _ip(one.gateway or "0.0.0.0"), least=int(bool(one.gateway)))
+    message = _patch(message, _ip(family.address), _ip(dst), least=int(length > 0))
+    return _patch(message, _ip(family.other), _ip(one.gateway or family.none), least=int(bool(one.gateway)))
 
 
 def remove_route(one: Route) -> bytes:
     """Return the message that deletes exactly this route: the kernel's own wants its protocol and source (spec dataplane.md 11.3)."""
+    family = _family(one.dst)
     source = {"prefsrc": one.source} if one.source else {}
     return _encode(
-        "route", "del", dst=one.dst, oif=one.ifindex, scope=one.scope, proto=one.protocol, table=one.table, **source
-    )
+        "route", "del", family=family.number, dst=one.dst, oif=one.ifindex, proto=one.protocol, table=one.table,
+        **source, **family.scope(one.scope),
+    )  # fmt: skip
 
 
-def address(verb: str, one: Address) -> bytes:
+def address(verb: str, one: Address, *, scope: int = 0) -> bytes:
     """Return the message that adds or deletes an address of a link."""
-    local, length = _split(one.local)
-    return _encode("addr", verb, index=one.ifindex, address=local, prefixlen=length)
+    local, _, length = one.local.partition("/")
+    number = _family(local).number
+    return _encode("addr", verb, family=number, index=one.ifindex, address=local, prefixlen=int(length), scope=scope)
 
 
 def link_state(one: LinkState) -> bytes:
@@ -123,28 +152,37 @@ def link_state(one: LinkState) -> bytes:
     return _encode("link", "set", index=one.ifindex, state="up" if one.up else "down", **mtu)
 
 
-@lru_cache(32)
-def _rule_template(verb: str, priority: int, src_length: int, dst_length: int, fwmark: int, fwmask: int) -> bytes:
+@lru_cache(64)
+def _rule_template(
+    verb: str, family: _Family, priority: int, src_length: int, dst_length: int, fwmark: int, fwmask: int
+) -> bytes:
     selectors: dict[str, Any] = {}
     if src_length:
-        selectors |= {"src": _ADDRESS, "src_len": src_length}
+        selectors |= {"src": family.address, "src_len": src_length}
     if dst_length:
-        selectors |= {"dst": _OTHER_ADDRESS, "dst_len": dst_length}
+        selectors |= {"dst": family.other, "dst_len": dst_length}
     if fwmark:
         selectors |= {"fwmark": fwmark, "fwmask": fwmask}
-    return _encode("rule", verb, priority=priority, table=_TABLE, family=socket.AF_INET, **selectors)
+    return _encode("rule", verb, priority=priority, table=_TABLE, family=family.number, **selectors)
 
 
-@lru_cache(8)
-def _replace_route_template(length: int, through_gateway: bool, scope: int, protocol: int) -> bytes:
-    gateway = {"gateway": _OTHER_ADDRESS} if through_gateway else {}
-    dst = f"{_ADDRESS}/{length}" if length else DEFAULT
-    return _encode("route", "replace", dst=dst, oif=_INDEX, scope=scope, proto=protocol, table=_TABLE, **gateway)
+@lru_cache(16)
+def _replace_route_template(family: _Family, length: int, through_gateway: bool, scope: int, protocol: int) -> bytes:
+    gateway = {"gateway": family.other} if through_gateway else {}
+    dst = f"{family.address}/{length}" if length else f"{family.none}/0"
+    return _encode(
+        "route", "replace", family=family.number, dst=dst, oif=_INDEX, proto=protocol, table=_TABLE,
+        **gateway, **family.scope(scope),
+    )  # fmt: skip
 
 
-def _split(prefix: str) -> tuple[str, int]:
+def _family(address: str) -> _Family:
+    return _V6 if ":" in address else _V4
+
+
+def _split(prefix: str, family: _Family) -> tuple[str, int]:
     address_text, _, length = prefix.partition("/")
-    return (address_text or "0.0.0.0"), int(length or 0)
+    return (address_text or family.none), int(length or 0)
 
 
 @lru_cache(64)
@@ -153,54 +191,52 @@ def _veth_template(ifname: str, host_name_length: int, mtu: int) -> bytes:
     return _encode("link", "add", ifname=ifname, kind="veth", mtu=mtu, txqlen=0, peer=peer)
 
 
-@lru_cache(1)
-def _pod_templates() -> tuple[bytes, ...]:
-    return (
+@lru_cache(16)
+def _pod_templates(family: _Family, index: int) -> tuple[bytes, ...]:
+    gateway, table = pod_gateway(family.number, index), index or MAIN_TABLE
+    common: dict[str, Any] = {"family": family.number, "oif": _INDEX, "proto": PROTOCOL_BOOT, "table": table}
+    messages = [
         _encode("link", "set", index=_INDEX, state="up"),
-        _encode("addr", "add", index=_INDEX, address=_ADDRESS, prefixlen=32),
-        _encode(
-            "route",
-            "replace",
-            dst=f"{POD_GATEWAY}/32",
-            oif=_INDEX,
-            scope=SCOPE_LINK,
-            proto=PROTOCOL_BOOT,
-            table=MAIN_TABLE,
-        ),
-        _encode(
-            "route", "add", dst="0.0.0.0/0", gateway=POD_GATEWAY, oif=_INDEX, proto=PROTOCOL_BOOT, table=MAIN_TABLE
-        ),
-        _encode("neigh", "add", dst=POD_GATEWAY, lladdr=_MAC, ifindex=_INDEX, state=NUD_PERMANENT),
-    )
+        _encode("addr", "add", family=family.number, index=_INDEX, address=family.address, prefixlen=family.bits),
+        _encode("route", "replace", dst=f"{gateway}/{family.bits}", **family.scope(SCOPE_LINK), **common),
+        _encode("route", "add", dst=f"{family.none}/0", gateway=gateway, **common),
+        _encode("neigh", "add", family=family.number, dst=gateway, lladdr=_MAC, ifindex=_INDEX, state=NUD_PERMANENT),
+    ]
+    if index:
+        selector = {"src": family.address, "src_len": family.bits}
+        messages.append(_encode("rule", "add", priority=PRIORITY_IN_POD, table=table, family=family.number, **selector))
+    return tuple(messages)
 
 
 @lru_cache(1)
-def _host_templates() -> tuple[bytes, bytes]:
+def _up_template() -> bytes:
+    return _encode("link", "set", index=_INDEX, state="up")
+
+
+@lru_cache(2)
+def _host_route_template(family: _Family) -> bytes:
+    return _encode(
+        "route", "replace", family=family.number, dst=f"{family.address}/{family.bits}", oif=_INDEX,
+        proto=PROTOCOL_BOOT, table=MAIN_TABLE, **family.scope(SCOPE_LINK),
+    )  # fmt: skip
+
+
+@lru_cache(4)
+def _rule_templates(verb: str, family: _Family) -> tuple[bytes, bytes]:
+    to_pod = {"dst": family.address, "dst_len": family.bits, "priority": PRIORITY_TO_POD, "table": MAIN_TABLE}
+    from_pod = {"src": family.address, "src_len": family.bits, "priority": PRIORITY_FROM_POD, "table": _TABLE}
     return (
-        _encode("link", "set", index=_INDEX, state="up"),
-        _encode(
-            "route",
-            "replace",
-            dst=f"{_ADDRESS}/32",
-            oif=_INDEX,
-            scope=SCOPE_LINK,
-            proto=PROTOCOL_BOOT,
-            table=MAIN_TABLE,
-        ),
+        _encode("rule", verb, family=family.number, **to_pod),
+        _encode("rule", verb, family=family.number, **from_pod),
     )
 
 
 @lru_cache(2)
-def _rule_templates(verb: str) -> tuple[bytes, bytes]:
-    return (
-        _encode("rule", verb, dst=_ADDRESS, dst_len=32, priority=PRIORITY_TO_POD, table=MAIN_TABLE),
-        _encode("rule", verb, src=_ADDRESS, src_len=32, priority=PRIORITY_FROM_POD, table=_TABLE),
-    )
-
-
-@lru_cache(1)
-def _delete_route_template() -> bytes:
-    return _encode("route", "del", dst=f"{_ADDRESS}/32", oif=_INDEX, scope=SCOPE_LINK, table=MAIN_TABLE)
+def _delete_route_template(family: _Family) -> bytes:
+    return _encode(
+        "route", "del", family=family.number, dst=f"{family.address}/{family.bits}", oif=_INDEX, table=MAIN_TABLE,
+        **family.scope(SCOPE_LINK),
+    )  # fmt: skip
 
 
 @lru_cache(1)
@@ -231,7 +267,7 @@ def _int(value: int) -> bytes:
 
 
 def _ip(address: str) -> bytes:
-    return ipaddress.IPv4Address(address).packed
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _mac(text: str) -> bytes:

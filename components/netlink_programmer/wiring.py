@@ -1,7 +1,7 @@
 """The steps of an ADD and a DEL in the kernel, in the one order that works (design 5), each undone when a later one fails.
 
 ADD     pod: veth pair, host end down ─▶ host: alias ─▶ (agent attaches meanwhile) pod: up, address, routes, neighbour
-        ─▶ host: sysctls, up, route, rules
+        ─▶ host: sysctls, up, route, rules       (a pod on several network cards: each step for all its interfaces)
 DEL     host: rules, route ─▶ end down, renamed out of the way ─▶ answer; the link itself is deleted in the background
 
 No carrier until the last step: the pod's first packet meets the right verdict. Deleting by address or name compares the alias first.
@@ -16,8 +16,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl, templates
-from vpccni.components.netlink_programmer.naming import alias_of, new_mac, parse_alias, parting_name
-from vpccni.components.netlink_programmer.node_plan import HOST_VETH_SETTINGS
+from vpccni.components.netlink_programmer.facts import Rule, family_of, host_prefix
+from vpccni.components.netlink_programmer.naming import (
+    alias_index,
+    alias_of,
+    is_of_pod,
+    new_mac,
+    parse_alias,
+    parting_name,
+    pod_interface_name,
+)
+from vpccni.components.netlink_programmer.node_plan import HOST_VETH_SETTINGS, PRIORITY_IN_POD
+from vpccni.components.netlink_programmer.strangers import Leftover
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import KernelRefused
 from vpccni.shared.messages.base import PodRef, Sandbox
@@ -28,7 +38,10 @@ THERE: Final = (errno.EEXIST,)
 
 @dataclass(frozen=True)
 class Wired:
-    """One wired sandbox as this process remembers it. `table` 254: the address is on the primary ENI."""
+    """One interface of a wired sandbox as this process remembers it. `table` 254: the address is on the primary ENI.
+
+    `index`: its number in the pod, 0 for the one the runtime asked for.
+    """
 
     sandbox: Sandbox
     pod: PodRef
@@ -38,6 +51,12 @@ class Wired:
     address: str
     table: int
     device_number: int = 0
+    index: int = 0
+
+    @property
+    def ifname(self) -> str:
+        """Its name in the pod."""
+        return pod_interface_name(self.sandbox, self.index)
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,7 @@ class VethPair:
     ifindex: int
     mac: str
     pod_ifindex: int
+    index: int = 0
 
 
 class Wirer:
@@ -66,41 +86,65 @@ class Wirer:
         os.close(self._own_sysctl)
 
     def create_pair(
-        self, pod_socket: rtnl.RouteSocket, *, sandbox: Sandbox, pod: PodRef, host_veth: str, mtu: int
+        self, pod_socket: rtnl.RouteSocket, *, sandbox: Sandbox, pod: PodRef, host_veth: str, mtu: int, index: int = 0
     ) -> VethPair:
         """Make the pair and write whose it is. A host end of that name that another sandbox left is moved out of the way."""
-        mac = new_mac()
+        mac, ifname = new_mac(), pod_interface_name(sandbox, index)
         message = templates.create_veth(
-            ifname=sandbox.ifname, host_veth=host_veth, mac=mac, mtu=mtu, host_netns=self._host_netns
+            ifname=ifname, host_veth=host_veth, mac=mac, mtu=mtu, host_netns=self._host_netns
         )
         try:
             with effect("netlink.create_veth"):
                 pod_socket.send([message], on=f"{host_veth} for {sandbox}")
         except KernelRefused as error:
-            if getattr(error, "errno", 0) != errno.EEXIST or not self._clear(host_veth, sandbox):
+            if getattr(error, "errno", 0) != errno.EEXIST or not self._clear(host_veth, sandbox, pod, index):
                 raise
             with effect("netlink.create_veth"):
                 pod_socket.send([message], on=f"{host_veth} for {sandbox}")
-        ifindex, host_mac, _ = self._must_find(self._host, host_veth)
-        with effect("netlink.set_alias"):
-            self._host.send([rtnl.set_link(ifindex, alias=alias_of(sandbox, pod))], on=host_veth)
-        pod_ifindex, _, _ = self._must_find(pod_socket, sandbox.ifname)
-        return VethPair(host_veth, ifindex, host_mac, pod_ifindex)
+        try:
+            ifindex, host_mac, _ = self._must_find(self._host, host_veth)
+            with effect("netlink.set_alias"):
+                self._host.send([rtnl.set_link(ifindex, alias=alias_of(sandbox, pod, index=index))], on=host_veth)
+            pod_ifindex, _, _ = self._must_find(pod_socket, ifname)
+        except KernelRefused:
+            self._discard(host_veth)
+            raise
+        return VethPair(host_veth, ifindex, host_mac, pod_ifindex, index)
+
+    def _discard(self, host_veth: str) -> None:
+        """Delete a pair that was just made and could not be finished."""
+        if (found := self._host.link(host_veth)) is not None:
+            self.delete_now(found[0])
 
     def configure_pod(self, pod_socket: rtnl.RouteSocket, pair: VethPair, *, address: str) -> None:
         """Configure the pod's end; the host end is still down, so the pod has no carrier."""
         with effect("netlink.configure_pod"):
             pod_socket.send(
-                templates.pod_side(ifindex=pair.pod_ifindex, address=address, host_mac=pair.mac),
+                templates.pod_side(ifindex=pair.pod_ifindex, address=address, host_mac=pair.mac, index=pair.index),
                 on=f"pod end of {pair.host_veth}",
             )
+
+    def forget_in_pod(self, pod_socket: rtnl.RouteSocket, *, address: str, index: int) -> None:
+        """Remove what does not go with the pod's end of a deleted pair: the rule that leads a later interface to its table."""
+        if index:
+            rule = Rule(PRIORITY_IN_POD, index, src=host_prefix(address), family=family_of(address))
+            pod_socket.send([templates.rule("del", rule)], on=f"rule of {address} in the pod", fine=GONE)
+
+    def enable_ipv6(self, pod_sysctl: int, *, ifname: str, host_veth: str) -> None:
+        """Switch IPv6 on for an interface and the loopback of a pod, through its opened folder of interface settings (-1: not there)."""
+        if pod_sysctl < 0:
+            return  # a kernel without IPv6 has no such folder: what follows is refused and says so
+        check_folder(pod_sysctl, ifname=ifname, host_veth=host_veth)
+        with effect("sysctl.pod"):
+            for name in (ifname, "lo"):
+                write_sysctl(pod_sysctl, f"{name}/disable_ipv6", "0")
 
     def open_host_end(self, pair: VethPair, *, address: str, table: int, host_sysctl: int) -> None:
         """Bring the host end up and make the pod reachable: from here on its packets flow."""
         folder = host_sysctl if host_sysctl >= 0 else self._own_sysctl
         with effect("sysctl.host_veth"):
             for name, value in HOST_VETH_SETTINGS:
-                _write_sysctl(folder, f"ipv6/conf/{pair.host_veth}/{name}", value)
+                write_sysctl(folder, f"ipv6/conf/{pair.host_veth}/{name}", value)
         with effect("netlink.open_host_end"):
             self._host.send(
                 templates.host_side(ifindex=pair.ifindex, address=address, table=table), on=pair.host_veth, fine=THERE
@@ -133,8 +177,19 @@ class Wirer:
         """Write whose a veth is on one that another release made."""
         with effect("netlink.set_alias"):
             self._host.send(
-                [rtnl.set_link(wired.ifindex, alias=alias_of(wired.sandbox, wired.pod))], on=wired.host_veth
+                [rtnl.set_link(wired.ifindex, alias=alias_of(wired.sandbox, wired.pod, index=wired.index))],
+                on=wired.host_veth,
             )
+
+    def clear_away(self, left: Leftover) -> None:
+        """Remove what is left of a sandbox that this process never wired."""
+        messages = [templates.rule("del", rule) for rule in left.rules]
+        messages += [templates.remove_route(route) for route in left.routes]
+        if messages:
+            with effect("netlink.remove_rules"):
+                self._host.send(messages, on="what is left of a pod", fine=GONE)
+        for link in left.links:
+            self.retire(link.name, link.ifindex)
 
     def delete_now(self, ifindex: int) -> None:
         """Delete a link and wait for it; what is gone counts as done."""
@@ -145,8 +200,11 @@ class Wirer:
         """Return (ifindex, MAC, alias) of a host link."""
         return self._host.link(host_veth)
 
-    def _clear(self, host_veth: str, sandbox: Sandbox) -> bool:
-        """Make room for a host veth of that name; False when what is in the way is not on the host."""
+    def _clear(self, host_veth: str, sandbox: Sandbox, pod: PodRef, index: int) -> bool:
+        """Make room for a host veth of that name; False when what is in the way is not on the host. Raises for another pod's veth.
+
+        Names are hashes, and interface 1 of pod `web` has the same one as interface 0 of a pod `web.1` (spec dataplane.md 18.5).
+        """
         found = self._host.link(host_veth)
         if found is None:
             return False
@@ -154,6 +212,13 @@ class Wirer:
         owner = parse_alias(alias)
         if owner is None or owner[0] == sandbox:
             self.delete_now(ifindex)  # half-made by an ADD that died, or a pair whose pod is being wired again
+        elif not is_of_pod(owner[1], pod) or alias_index(alias) != index:
+            raise KernelRefused(
+                "another pod's interface has the name this one must have",
+                on=host_veth,
+                why=f"it belongs to {owner[1]}",
+                remedy=f"Rename one of the two pods, or move {pod} to another node",
+            )
         else:
             self.retire(host_veth, ifindex)  # another sandbox of the same pod name: its own DEL finds it gone
         return True
@@ -167,7 +232,20 @@ class Wirer:
         return found
 
 
-def _write_sysctl(folder: int, path: str, value: str) -> None:
+def check_folder(pod_sysctl: int, *, ifname: str, host_veth: str) -> None:
+    """Raise `KernelRefused` unless a folder of interface settings is the pod's: a descriptor of one level higher would be the host's."""
+    links = os.listdir(pod_sysctl)
+    if ifname not in links or host_veth in links:
+        raise KernelRefused(
+            "the settings folder the plugin sent is not the pod's",
+            on=host_veth,
+            why=f"{ifname} is {'' if ifname in links else 'not '}in it, {host_veth} is {'' if host_veth in links else 'not '}",
+            remedy="See that the plugin on the node is of this release",
+        )
+
+
+def write_sysctl(folder: int, path: str, value: str) -> None:
+    """Write a setting below a folder's descriptor; one that does not exist is left out. Raises `KernelRefused`."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:

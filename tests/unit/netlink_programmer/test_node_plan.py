@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpccni.components.netlink_programmer.facts import (
+    IPV6,
     Address,
     Change,
     Fact,
@@ -58,7 +59,9 @@ FOREIGN: tuple[Fact, ...] = (
     Rule(32766, MAIN_TABLE),
     Rule(512, 77, dst="10.9.9.9/32"),
     Rule(1536, 77, src="10.9.9.9/32"),
-    Rule(1535, MAIN_TABLE, dst="10.50.0.0/16"),
+    Rule(1535, 77, dst="10.50.0.0/16"),
+    Rule(1535, MAIN_TABLE, dst="2001:db8:50::/48", family=IPV6),
+    Rule(1024, MAIN_TABLE, fwmark=0x80, fwmask=0x80, family=IPV6),
     Rule(1024, MAIN_TABLE, fwmark=0x40, fwmask=0x40),
     Rule(1025, MAIN_TABLE, dst="10.0.97.30/32"),
     Rule(1536, 5, src="10.0.97.30/32", foreign=True),
@@ -76,6 +79,7 @@ STALE: tuple[Fact, ...] = (
     Rule(1536, 3, src="10.0.97.31/32"),
     Rule(512, 9, dst="10.0.97.30/32"),
     Rule(32765, 4, src="10.0.110.99/32"),
+    Rule(1535, MAIN_TABLE, dst="10.50.0.0/16"),  # an external service that is none any more
     Route(MAIN_TABLE, "10.0.96.0/19", 3, protocol=2, scope=253, source="10.0.110.7"),
     Route(2, "0.0.0.0/0", 2, "10.0.96.1"),
     Address(3, "192.168.1.1/24"),
@@ -135,6 +139,67 @@ def with_facts(seen: Seen, facts: tuple[Fact, ...]) -> Seen:
         + tuple(one for one in facts if isinstance(one, Route)),
         addresses=seen.addresses + tuple(one for one in facts if isinstance(one, Address)),
     )
+
+
+IPV6_SITUATION = replace(
+    SITUATION,
+    pods=(
+        PodWant("pod d/a", "2001:db8:1:abcd::3", 10101, 10, "enia"),
+        PodWant("pod d/b", "2001:db8:1:abcd::4", MAIN_TABLE, 11, "enib"),
+    ),
+    enis=(EniWant("eni-1", "02:00:00:00:00:02", "2001:db8:2::7", "2001:db8:2::/64", 10101, rule=True),),
+    gone=frozenset({"2001:db8:3::9"}),
+    ipv6=True,
+    external_cidrs=("10.50.0.0/16", "10.60.0.0/16"),
+)
+
+
+def test_an_ipv6_node_has_rules_and_routes_of_its_family_and_external_services_of_ipv4() -> None:
+    want = wanted(IPV6_SITUATION, LINKS)
+    assert sorted(str(rule) for rule in want.rules) == [
+        "rule 1024: fwmark 0x80/0x80 of IPv6 lookup 254",
+        "rule 1535: to 10.50.0.0/16 lookup 254",
+        "rule 1535: to 10.60.0.0/16 lookup 254",
+        "rule 1536: from 2001:db8:1:abcd::3/128 lookup 10101",
+        "rule 32765: from 2001:db8:2::7/128 lookup 10101",
+        "rule 512: to 2001:db8:1:abcd::3/128 lookup 254",
+        "rule 512: to 2001:db8:1:abcd::4/128 lookup 254",
+    ]
+    assert all(rule.family == (IPV6 if ":" in f"{rule.src}{rule.dst}" or rule.fwmark else 2) for rule in want.rules)
+    assert sorted(str(route) for route, _ in want.routes.values()) == [
+        "route 2001:db8:1:abcd::3/128 dev 10 table 254",
+        "route 2001:db8:1:abcd::4/128 dev 11 table 254",
+        "route ::/0 via fe80:ec2::1 dev 3 table 10101",
+        "route fe80:ec2::1/128 dev 3 table 10101",
+    ]
+    assert plan(want, complete(want)) == ()
+
+
+def test_an_ipv6_enis_ipv4_addresses_and_another_familys_mark_rule_are_left_alone() -> None:
+    want = wanted(IPV6_SITUATION, LINKS)
+    others = (
+        Address(3, "10.0.110.7/19"),
+        Rule(1024, MAIN_TABLE, fwmark=0x80, fwmask=0x80),
+        Route(MAIN_TABLE, "10.0.96.0/19", 3, protocol=2, scope=253),
+    )
+    assert plan(want, with_facts(complete(want), others)) == ()
+    stale = (
+        Address(3, "2001:db8:2::99/64"),
+        Rule(32765, 10102, src="2001:db8:3::9/128", family=IPV6),
+        Route(MAIN_TABLE, "2001:db8:2::/64", 3, protocol=2, metric=256),
+    )
+    assert {step.what for step in plan(want, with_facts(complete(want), stale))} == set(stale)
+
+
+@pytest.mark.spec("dataplane.18.43")
+def test_external_services_of_an_ipv6_node_come_and_go_alone() -> None:
+    want = wanted(IPV6_SITUATION, LINKS)
+    for _ in range(2):  # a restart looks again
+        assert plan(want, complete(want)) == ()
+    fewer = wanted(replace(IPV6_SITUATION, external_cidrs=("10.60.0.0/16",)), LINKS)
+    (step,) = plan(fewer, complete(want))
+    assert (step.verb, str(step.what)) == ("remove", "rule 1535: to 10.50.0.0/16 lookup 254")
+    assert wanted(Situation(), LINKS).are_external_known is False
 
 
 @st.composite

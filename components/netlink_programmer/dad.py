@@ -1,0 +1,77 @@
+"""Waits until a pod's IPv6 addresses have passed duplicate address detection, told by the kernel on the pod's own socket.
+
+The kernel begins once the host end is up, waits up to a second at random and a second for an answer. It notifies of each address that
+passed or failed; so the socket listens before the host end goes up, and is asked anew after every notification, never by the clock.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final
+
+from vpccni.components.netlink_programmer.facts import IPV6
+from vpccni.components.netlink_programmer.rtnl import RouteSocket
+from vpccni.shared.errors import KernelRefused
+from vpccni.shared.loop import Future, Loop
+
+RTM_GETADDR: Final = 22
+RTNLGRP_IPV6_IFADDR: Final = 9
+PASSED_WITHIN_S: Final = 10.0  # spec dataplane.md 2.3
+_FAILED: Final = 0x08  # IFA_F_DADFAILED
+_TENTATIVE: Final = 0x40  # IFA_F_TENTATIVE
+_ADDRESS: Final = struct.Struct("=BBBBI")
+
+
+class DuplicateDetection:
+    """Of one interface of a pod. Make it before the host end goes up, then wait for `passed`."""
+
+    def __init__(self, loop: Loop, socket: RouteSocket, ifindex: int, *, on: str) -> None:
+        self._loop, self._socket, self._ifindex, self._on = loop, socket, ifindex, on
+        socket.join(RTNLGRP_IPV6_IFADDR)
+
+    async def passed(self, *, deadline: float) -> None:
+        """Return when no address of the interface is tentative. Raises `KernelRefused` when one is a duplicate, or at the deadline."""
+        until = min(deadline, self._loop.clock() + PASSED_WITHIN_S)
+        while True:
+            self._socket.drain()
+            before = self._socket.heard
+            flags = self._flags()
+            if any(one & _FAILED for one in flags):
+                raise KernelRefused("an address of the pod is a duplicate", on=self._on, why="somebody answers for it")
+            if self._socket.heard != before:
+                continue  # read along with the answer: it may say more than the answer does
+            if not any(one & _TENTATIVE for one in flags):
+                return
+            if not await self._something(until - self._loop.clock()):
+                raise KernelRefused(
+                    "the kernel does not end its duplicate address detection",
+                    on=self._on,
+                    why="the address is still tentative",
+                    remedy="The runtime tries again",
+                )
+
+    def _flags(self) -> list[int]:
+        """Return the flags of the interface's IPv6 addresses."""
+        query = _ADDRESS.pack(IPV6, 0, 0, 0, 0)
+        answers = self._socket.dump(RTM_GETADDR, query, on=self._on, none_if=(errno.ENODEV,))
+        return [
+            flags
+            for _, payload in answers
+            for _, _, flags, _, ifindex in [_ADDRESS.unpack_from(payload)]
+            if ifindex == self._ifindex
+        ]
+
+    def _something(self, within_s: float) -> Future[bool]:
+        """Return True once there is something to read, False when `within_s` passed."""
+        heard = Future[bool]()
+
+        def end(*, value: bool) -> None:
+            if not heard.done:
+                self._loop.unwatch(self._socket.descriptor)
+                timer.cancel()
+                heard.set(value)
+
+        timer = self._loop.call_later(max(0.0, within_s), lambda: end(value=False))
+        self._loop.watch(self._socket.descriptor, lambda: end(value=True))
+        return heard
