@@ -137,7 +137,16 @@ class Lab:
         if (self.state / "pods" / f"{namespace}_{pod_name}.json").exists():
             raise LabError(f"pod {namespace}/{pod_name} is already there; delete it first")
         uid = self._create_pod_object(node_name, pod_name, namespace, labels or {}, annotations or {})
-        pod = pods.make(self.name, node, pod_name, namespace=namespace, command=command, ports=ports or [], uid=uid)
+        pod = pods.make(
+            self.name,
+            node,
+            pod_name,
+            namespace=namespace,
+            command=command,
+            ports=ports or [],
+            uid=uid,
+            annotations=annotations,
+        )
         pods.save(pod, self.state / "pods")
         return pod
 

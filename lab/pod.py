@@ -46,6 +46,7 @@ class Pod(Executor):
     result: dict[str, Any] = field(default_factory=dict)
     add_seconds: float = 0.0
     ports: list[dict[str, Any]] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def netns_path(self) -> str:
@@ -59,12 +60,12 @@ class Pod(Executor):
         """Return what the runtime tells plugins about this pod."""
         return Sandbox(
             container_id=self.container_id, netns=f"/var/run/netns/{self.netns}", pod=self.name, namespace=self.namespace,
-            uid=self.uid, ports=tuple(self.ports),
+            uid=self.uid, ports=tuple(self.ports), annotations=self.annotations,
         )  # fmt: skip
 
 
 def make(lab: str, node: Node, name: str, *, namespace: str, command: Sequence[str] | None, ports: Sequence[Mapping[str, Any]],
-         uid: str | None = None) -> Pod:  # fmt: skip
+         uid: str | None = None, annotations: Mapping[str, str] | None = None) -> Pod:  # fmt: skip
     """Make the pod's namespace and process, not wired yet. The handle is there for the machine and for the node."""
     netns = f"{lab}-{node.name}-{name}" if namespace == "default" else f"{lab}-{node.name}-{namespace}-{name}"
     (node.state / "netns" / netns).touch()
@@ -80,6 +81,7 @@ def make(lab: str, node: Node, name: str, *, namespace: str, command: Sequence[s
     return Pod(
         name=name, namespace=namespace, node=node.name, uid=uid or str(uuid.uuid4()), container_id=secrets.token_hex(32), netns=netns,
         pid=program.pid, holder=node.holder, env=env, ports=[dict(port) for port in ports],
+        annotations=dict(annotations or {}),
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ PLUGIN_TIMEOUT_S: Final = 60.0
 BIN_FOLDER: Final = "/opt/cni/bin"
 CONF_FOLDER: Final = "etc/cni/net.d"
 CACHE_FOLDER: Final = "var/lib/cni/results"
+ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
+"""The capability under which a pod's annotations are told."""
 LOOPBACK: Final = {"cniVersion": "0.4.0", "name": "lo", "type": "loopback"}
 
 Starter = Callable[..., "subprocess.Popen[str]"]
@@ -47,6 +49,7 @@ class Sandbox:
     namespace: str = "default"
     uid: str = ""
     ports: tuple[Mapping[str, Any], ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
     args: Mapping[str, str] = field(default_factory=dict)
 
     def cni_args(self) -> str:
@@ -187,7 +190,8 @@ class Runtime:
     def _keep(self, conf: Json, sandbox: Sandbox, result: Json) -> None:
         path = self._cache(sandbox)
         path.parent.mkdir(parents=True, exist_ok=True)
-        row = {**sandbox.__dict__, "ports": list(sandbox.ports), "args": dict(sandbox.args)}
+        row = {**sandbox.__dict__, "ports": list(sandbox.ports), "args": dict(sandbox.args),
+               "annotations": dict(sandbox.annotations)}  # fmt: skip
         path.write_text(json.dumps({"conflist": conf, "sandbox": row, "result": result}))
 
     def _kept(self, sandbox: Sandbox) -> Json | None:
@@ -203,8 +207,13 @@ def _netconf(conf: Json, plugin: Json, sandbox: Sandbox | None, before: Json | N
     netconf = {key: value for key, value in plugin.items() if key != "capabilities"}
     netconf |= {"cniVersion": conf.get("cniVersion", "0.4.0"), "name": conf["name"]}
     capabilities = plugin.get("capabilities") or {}
+    told: Json = {}
     if sandbox is not None and capabilities.get("portMappings") and sandbox.ports:
-        netconf["runtimeConfig"] = {"portMappings": [dict(port) for port in sandbox.ports]}
+        told["portMappings"] = [dict(port) for port in sandbox.ports]
+    if sandbox is not None and capabilities.get(ANNOTATIONS) and sandbox.annotations:
+        told[ANNOTATIONS] = dict(sandbox.annotations)
+    if told:
+        netconf["runtimeConfig"] = told
     if before is not None:
         netconf["prevResult"] = before
     return netconf

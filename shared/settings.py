@@ -219,8 +219,6 @@ def _refuse_unsupported(reader: _Reader) -> None:
             reader.errors.append(
                 f"{name} is not supported by this release; unset it or set it to {str(default).lower()}"
             )
-    if reader.raw.get("AWS_EXTERNAL_SERVICE_CIDRS"):
-        reader.errors.append("AWS_EXTERNAL_SERVICE_CIDRS is not supported by this release; unset it")
 
 
 def _ipv6(reader: _Reader) -> bool:

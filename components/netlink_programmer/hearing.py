@@ -26,16 +26,23 @@ DATAGRAM_BYTES: Final = 1 << 16
 
 
 class Hearing:
-    """Listens until `close`. `wanted()` is asked once a bunch; `on_contradiction(why)` is called at most once a bunch."""
+    """Listens until `close`, to IPv6 too with `ipv6`. `wanted()` is asked once a bunch; `on_contradiction(why)` is called at most once a bunch."""
 
-    def __init__(self, loop: Loop, wanted: Callable[[], Wanted], on_contradiction: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        wanted: Callable[[], Wanted],
+        on_contradiction: Callable[[str], None],
+        *,
+        ipv6: bool = False,
+    ) -> None:
         self._loop = loop
         self._wanted = wanted
         self._on_contradiction = on_contradiction
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, rtnl.NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
-        self._socket.bind((0, GROUPS | GROUPS_IPV6))
+        self._socket.bind((0, GROUPS | GROUPS_IPV6 if ipv6 else GROUPS))
         self._closed = False
         self._listen()
 

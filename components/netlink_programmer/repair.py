@@ -68,7 +68,7 @@ class Repairer:
 
     def start(self) -> None:
         """Listen from now on."""
-        hearing = Hearing(self._process.loop, self.wanted, self._contradicted)
+        hearing = Hearing(self._process.loop, self.wanted, self._contradicted, ipv6=self._process.settings.ipv6)
         self._process.on_stop(hearing.close)
 
     def changed(self) -> None:
