@@ -11,12 +11,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vpccni.components.netlink_programmer.facts import Link, Route, Rule, Seen, host_of, host_prefix
-from vpccni.components.netlink_programmer.naming import MAIN_TABLE, host_veth_name, parse_alias
+from vpccni.components.netlink_programmer.naming import (
+    HASH_DIGITS,
+    INTERFACES_AT_MOST,
+    MAIN_TABLE,
+    host_veth_name,
+    parse_alias,
+)
 from vpccni.components.netlink_programmer.node_plan import PRIORITY_FROM_POD, PRIORITY_TO_POD
 from vpccni.components.netlink_programmer.request import CniRequest, previous_addresses, previous_host_veths
-
-NAMES_AT_MOST = 16
-"""Interfaces a pod may have: more network cards has no instance type."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,11 @@ def _is_of(link: Link, request: CniRequest, named: Collection[str], routed: dict
 def _names(request: CniRequest) -> Sequence[str]:
     if not request.pod.name:
         return previous_host_veths(request.previous)
-    indexes = range(NAMES_AT_MOST)
+    indexes = range(INTERFACES_AT_MOST)
     named = [host_veth_name(request.pod, request.veth_prefix, index=index) for index in indexes]
     # After a change of the prefix the result still has the old one, but a name of another pod in it means nothing.
     hashes = {host_veth_name(request.pod, "", index=index) for index in indexes}
-    return named + [one for one in previous_host_veths(request.previous) if one[-11:] in hashes]
+    return named + [one for one in previous_host_veths(request.previous) if one[-HASH_DIGITS:] in hashes]
 
 
 def _is_about(rule: Rule, prefixes: Collection[str]) -> bool:
