@@ -5,5 +5,5 @@ published, and it says so when a copy is old.
 
 Core: `sources` (counters across restarts of their owners), `pool` (gauges from inventory and ledger), `exposition` (families and
 the text format), `introspection` (the documents of spec operations.md 3).
-Adapters: `http` (a small server on the loop), `own_process` (what /proc says of this process).
+Adapter: `own_process` (what /proc says of this process).
 """
