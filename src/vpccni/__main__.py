@@ -8,6 +8,7 @@ vpccni plan [--json]                            what would be changed in the nod
 vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start                               prepare the node once, before the processes
+vpccni metrics-helper                           publish the sums of a cluster's nodes (off the nodes)
 vpccni NAME                                     run one component (eni_manager, ip_allocator, ...)
 """
 
@@ -20,6 +21,7 @@ from vpccni.shared import names
 
 ELSEWHERE = {
     "lab": "vpccni.lab.cli",
+    "metrics-helper": "vpccni.components.metrics_helper.__main__",
     "node-start": "vpccni.cni.node_start",
     "settings": "vpccni.shared.settings_cli",
 }
