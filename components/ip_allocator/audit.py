@@ -39,7 +39,7 @@ def compare(
     names = {(wiring.pod.namespace, wiring.pod.name) for wiring in wirings.wirings if not wiring.sandbox.container_id}
     missing = {
         sandbox: before.missing.get(sandbox, now)
-        for sandbox, holding in ledger.held.items()
+        for sandbox, (holding, *_) in ledger.held.items()
         if sandbox not in seen and (holding.pod.namespace, holding.pod.name) not in names
     }
     strangers = [

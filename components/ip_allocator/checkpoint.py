@@ -4,6 +4,10 @@ Beyond `LOG_FROM` holdings a whole file takes milliseconds: then each change is 
 answer, and the file is rewritten when the log is long, in the next quiet moment and at the end (`fold`). The log names the file it
 continues, so a crash between the two never replays a line twice.
 
+With several network cards there is a file a card, `ipam-nic-<n>.json` for the cards above 0 (public format too). They are written first;
+the file of card 0 carries the commit, and under our own key a copy of all that the others say: so a crash between two files changes
+nothing. The others are read only beside a file of card 0 that another implementation wrote.
+
 Our own facts (place of an address, cool-downs, fences, boot id) are extra keys under `vpccni`, which the reference ignores. A file
 that cannot be read is kept aside under another name, never deleted and never fatal.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +34,8 @@ from vpccni.shared.messages.base import PodRef, Sandbox
 FORMAT: Final = "vpc-cni-ipam/1"
 OWN_KEY: Final = "vpccni"
 FILE_MODE: Final = 0o600
+CARD_MARK: Final = "-nic-"
+_HEAD: Final = f'{{"version":"{FORMAT}","allocations":['.encode()
 LOG_FROM: Final = 250
 """Holdings: a node with fewer, and that is nearly every node of today, never has a log."""
 ENCODED_KEPT: Final = 2 * LOG_FROM
@@ -54,17 +61,22 @@ class Checkpoint:
         self._log = ChangeLog(path.with_name(f"{path.name}.log"))
         self._generation = ""
         self._encoded: dict[int, tuple[Holding, bytes]] = {}
+        self._card_files: dict[int, bytes] = {}
+        """What the files of the cards above 0 say; empty: they are there, of an earlier process."""
 
     def load(self) -> Loaded:
         """Return the ledger of the file. Leftover temporary files are removed. Raises OSError when the folder cannot be used."""
-        for leftover in self.path.parent.glob(f"{self.path.name}.tmp*"):
+        for leftover in self.path.parent.glob(f"{self.path.stem}*{self.path.suffix}.tmp*"):
             leftover.unlink(missing_ok=True)
+        head = self.card_path(0).stem + CARD_MARK
+        cards = (path.stem.removeprefix(head) for path in self.path.parent.glob(f"{head}*{self.path.suffix}"))
+        self._card_files = {int(card): b"" for card in cards if card.isdigit()}
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return Loaded(None)
         except UnicodeDecodeError as error:
-            return Loaded(None, self._keep_aside(f"not text: {error.reason}"))
+            return Loaded(None, self._keep_aside(self.path, f"not text: {error.reason}"))
         try:
             document = json.loads(text)
             ledger = self._parse(document)
@@ -72,7 +84,7 @@ class Checkpoint:
                 ledger.apply(decode_change(line, ledger))
             return Loaded(ledger)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return Loaded(None, self._keep_aside(f"{type(error).__name__}: {error}"))
+            return Loaded(None, self._keep_aside(self.path, f"{type(error).__name__}: {error}"))
 
     def save(self, ledger: Ledger, change: Change = NOTHING) -> None:
         """Make the ledger, to which `change` led, durable before it returns; raises `CheckpointFailed` and leaves the old state then."""
@@ -95,13 +107,30 @@ class Checkpoint:
         if self._log.size:
             self.save(ledger)
 
+    def card_path(self, card: int) -> Path:
+        """Return the file of a network card (spec ipam.md 26)."""
+        return self.path.with_name(f"{self.path.stem}{CARD_MARK}{card}{self.path.suffix}") if card else self.path
+
     def _write(self, ledger: Ledger) -> None:
         generation = uuid.uuid4().hex[:16]
-        replace_file(self.path, self._document(ledger, generation), mode=FILE_MODE, owner="checkpoint")
+        by_card = self._elements(ledger)
+        for card in sorted({*by_card, *self._card_files} - {0}):
+            text = _HEAD + b",".join(by_card.get(card, ())) + b"]}\n"
+            if text != self._card_files.get(card):
+                replace_file(self.card_path(card), text, mode=FILE_MODE, owner="checkpoint_card")
+                self._card_files[card] = text
+        replace_file(self.path, self._document(ledger, by_card, generation), mode=FILE_MODE, owner="checkpoint")
         self._generation = generation
         self._log.drop()
 
-    def _document(self, ledger: Ledger, generation: str) -> bytes:
+    def _elements(self, ledger: Ledger) -> dict[int, list[bytes]]:
+        by_card: dict[int, list[bytes]] = {}
+        for holdings in ledger.held.values():
+            for holding in holdings:
+                by_card.setdefault(holding.card, []).append(self._element(holding, len(holdings)))
+        return by_card
+
+    def _document(self, ledger: Ledger, by_card: Mapping[int, list[bytes]], generation: str) -> bytes:
         own = {
             "generation": generation,
             "bootID": self._boot_id,
@@ -109,17 +138,17 @@ class Checkpoint:
             "fencedAddresses": sorted(ledger.fenced),
             "fencedENIs": sorted(ledger.fenced_enis),
         }
-        allocations = b",".join(self._element(holding) for holding in ledger.held.values())
-        head = f'{{"version":"{FORMAT}","allocations":['.encode()
-        return head + allocations + b'],"' + OWN_KEY.encode() + b'":' + _dump(own) + b"}\n"
+        others = b",".join(b",".join(elements) for card, elements in sorted(by_card.items()) if card)
+        own_text = _dump(own)[:-1] + b',"otherCards":[' + others + b"]}"
+        return _HEAD + b",".join(by_card.get(0, ())) + b'],"' + OWN_KEY.encode() + b'":' + own_text + b"}\n"
 
-    def _element(self, holding: Holding) -> bytes:
+    def _element(self, holding: Holding, interfaces: int) -> bytes:
         """Return a holding as text. It is remembered by identity: a hash of each would cost as much as the file."""
         known = self._encoded.get(id(holding))
         if known is None:
             if len(self._encoded) >= ENCODED_KEPT:
                 self._encoded.clear()
-            self._encoded[id(holding)] = known = (holding, encode_holding(holding))
+            self._encoded[id(holding)] = known = (holding, encode_holding(holding, interfaces))
         return known[1]
 
     def _parse(self, document: Any) -> Ledger:
@@ -128,11 +157,12 @@ class Checkpoint:
         own = document.get(OWN_KEY, {})
         if own and own["bootID"] != self._boot_id:
             return Ledger(fenced=own["fencedAddresses"], fenced_enis=own["fencedENIs"])
-        held: dict[Sandbox, Holding] = {}
-        for entry in document["allocations"]:
+        others = own.get("otherCards", []) if own else self._of_other_cards()
+        held: dict[tuple[Sandbox, int], Holding] = {}
+        for entry in (*document["allocations"], *others):
             holding = _holding(entry)
             if holding is not None:
-                held[holding.sandbox] = holding
+                held[holding.sandbox, holding.card] = holding
         if len({holding.address for holding in held.values()}) != len(held):
             raise ValueError("one address stands in it twice")
         return Ledger(
@@ -142,16 +172,30 @@ class Checkpoint:
             own.get("fencedENIs", ()),
         )
 
-    def _keep_aside(self, why: str) -> str:
-        aside = self.path.with_name(f"{self.path.name}.unreadable-{int(self._clock() * 1000)}")
+    def _of_other_cards(self) -> list[dict[str, Any]]:
+        """Return what another implementation wrote into the files of the cards above 0, each entry with its card."""
+        found: list[dict[str, Any]] = []
+        for card in sorted(self._card_files):
+            path = self.card_path(card)
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+                if document["version"] != FORMAT:
+                    raise ValueError(f"version {document['version']!r} is not {FORMAT}")
+                found += [{**entry, OWN_KEY: {"card": card}} for entry in document["allocations"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(self._keep_aside(path, f"{path.name}: {type(error).__name__}: {error}")) from error
+        return found
+
+    def _keep_aside(self, path: Path, why: str) -> str:
+        aside = path.with_name(f"{path.name}.unreadable-{int(self._clock() * 1000)}")
         with effect("checkpoint.keep_aside"):
-            os.rename(self.path, aside)
+            os.rename(path, aside)
         return f"{why}; the file is kept as {aside}"
 
 
-def encode_holding(holding: Holding) -> bytes:
-    """Return one element of `allocations`."""
-    metadata = {"k8sPodNamespace": holding.pod.namespace, "k8sPodName": holding.pod.name, "interfacesCount": 1}
+def encode_holding(holding: Holding, interfaces: int) -> bytes:
+    """Return one element of `allocations`. `interfaces`: how many addresses the sandbox holds in all."""
+    metadata = {"k8sPodNamespace": holding.pod.namespace, "k8sPodName": holding.pod.name, "interfacesCount": interfaces}
     return _dump(
         {
             "networkName": holding.sandbox.network,
@@ -192,9 +236,10 @@ def _holding(entry: Mapping[str, Any]) -> Holding | None:
 
 
 def _encode_change(change: Change) -> dict[str, object]:
+    interfaces, gone = Counter(one.sandbox for one in change.hold), (one.sandbox for one in change.let_go)
     return {
-        "hold": [json.loads(encode_holding(holding)) for holding in change.hold],
-        "letGo": [[one.sandbox.container_id, one.sandbox.ifname, one.sandbox.network] for one in change.let_go],
+        "hold": [json.loads(encode_holding(holding, interfaces[holding.sandbox])) for holding in change.hold],
+        "letGo": [[box.container_id, box.ifname, box.network] for box in dict.fromkeys(gone)],
         "rest": dict(change.rest),
         "rested": list(change.rested),
         "fence": sorted(change.fence),
@@ -209,7 +254,7 @@ def decode_change(line: bytes, ledger: Ledger) -> Change:
     entry = json.loads(line)
     return Change(
         hold=tuple(holding for item in entry["hold"] if (holding := _holding(item)) is not None),
-        let_go=tuple(ledger.held[Sandbox(*names)] for names in entry["letGo"]),
+        let_go=tuple(holding for names in entry["letGo"] for holding in ledger.held[Sandbox(*names)]),
         rest={str(address): float(at) for address, at in entry["rest"].items()},
         rested=tuple(entry["rested"]),
         fence=frozenset(entry["fence"]),

@@ -1,4 +1,5 @@
-"""The ledger: every address is held by one sandbox, cooling down, fenced, or free; never two of these.
+"""The ledger: every address is held by one sandbox, cooling down, fenced, or free; never two of these. A sandbox holds one address, or
+one on each of several network cards, which it gets and gives back together.
 
     free ──assign──▶ held ──release──▶ cooling ──period over──▶ free
       └──────────────fence──▶ fenced ──EC2 took it away──▶ (forgotten)
@@ -10,8 +11,9 @@ the ledger never forgets a holder because evidence is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from vpccni.components.ip_allocator.blocks import Block, covers
 from vpccni.shared.messages.allocation import AssignedInterface
@@ -38,7 +40,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes different: holdings that begin and end, cool-downs that begin (address: CLOCK_BOOTTIME seconds) and end, fences."""
+    """What becomes different: holdings that begin and end (all of a sandbox's together), cool-downs that begin (address: CLOCK_BOOTTIME
+    seconds) and end, fences."""
 
     hold: tuple[Holding, ...] = ()
     let_go: tuple[Holding, ...] = ()
@@ -66,8 +69,8 @@ NOTHING = Change()
 
 
 class Ledger:
-    """The state. `held` by sandbox and `holders` by address; `released_at`: what cools; `fenced`: addresses and prefixes given up;
-    `fenced_enis`: whole ENIs given up. Others read; only `apply` writes."""
+    """The state. `held` by sandbox, in card order, and `holders` by address; `released_at`: what cools; `fenced`: addresses and prefixes
+    given up; `fenced_enis`: whole ENIs given up. Others read; only `apply` writes."""
 
     __slots__ = ("fenced", "fenced_enis", "held", "holders", "released_at")
 
@@ -78,11 +81,21 @@ class Ledger:
         fenced: Iterable[str] = (),
         fenced_enis: Iterable[str] = (),
     ) -> None:
-        self.held = {holding.sandbox: holding for holding in held}
-        self.holders = {holding.address: holding.sandbox for holding in self.held.values()}
+        self.held: dict[Sandbox, tuple[Holding, ...]] = {}
+        self.holders: dict[str, Sandbox] = {}
+        self._begin(held)
         self.released_at = dict(released_at or {})
         self.fenced = set(fenced)
         self.fenced_enis = set(fenced_enis)
+
+    def holdings(self) -> Iterator[Holding]:
+        """Return every holding, the sandbox that came first first."""
+        return chain.from_iterable(self.held.values())
+
+    def _begin(self, holdings: Iterable[Holding]) -> None:
+        for holding in holdings:
+            self.held[holding.sandbox] = (*self.held.get(holding.sandbox, ()), holding)
+            self.holders[holding.address] = holding.sandbox
 
     def apply(self, change: Change) -> Change:
         """Put the change in force; return the one that takes it back."""
@@ -90,10 +103,9 @@ class Ledger:
         before |= {address: self.released_at[address] for address in change.rest if address in self.released_at}
         fresh = tuple(address for address in change.rest if address not in self.released_at)
         for holding in change.let_go:
-            del self.held[holding.sandbox], self.holders[holding.address]
-        for holding in change.hold:
-            self.held[holding.sandbox] = holding
-            self.holders[holding.address] = holding.sandbox
+            self.held.pop(holding.sandbox, None)
+            del self.holders[holding.address]
+        self._begin(change.hold)
         for address in change.rested:
             self.released_at.pop(address, None)
         self.released_at.update(change.rest)
@@ -117,27 +129,28 @@ class DoubleUse(Exception):
 
 
 def hold(ledger: Ledger, holdings: Iterable[Holding]) -> Change:
-    """Return the change of new holdings; raises `DoubleUse` when one of the addresses or sandboxes is taken."""
+    """Return the change of new holdings; raises `DoubleUse` when one of the addresses or sandboxes is taken.
+
+    What a sandbox holds on several cards comes in one change.
+    """
     new: dict[str, Holding] = {}
-    sandboxes: set[Sandbox] = set()
     for holding in holdings:
         taken = ledger.holders.get(holding.address) or (
             new[holding.address].sandbox if holding.address in new else None
         )
         if taken is not None:
             raise DoubleUse(f"{holding.address} is held by {taken}, asked for {holding.sandbox}")
-        if holding.sandbox in ledger.held or holding.sandbox in sandboxes:
+        if holding.sandbox in ledger.held:
             raise DoubleUse(f"{holding.sandbox} holds an address, asked for {holding.address}")
         if holding.eni_id in ledger.fenced_enis or (ledger.fenced and covers(ledger.fenced, holding.address)):
             raise DoubleUse(f"{holding.address} on {holding.eni_id} is fenced, asked for {holding.sandbox}")
         new[holding.address] = holding
-        sandboxes.add(holding.sandbox)
     return Change(hold=tuple(new.values()), rested=tuple(address for address in new if address in ledger.released_at))
 
 
 def release(ledger: Ledger, sandboxes: Iterable[Sandbox], *, now: float) -> Change:
-    """Return the change that ends these sandboxes' holdings; their addresses cool from `now`. Unknown ones change nothing."""
-    ended = tuple(ledger.held[sandbox] for sandbox in dict.fromkeys(sandboxes) if sandbox in ledger.held)
+    """Return the change that ends all holdings of these sandboxes; their addresses cool from `now`. Unknown ones change nothing."""
+    ended = tuple(holding for sandbox in dict.fromkeys(sandboxes) for holding in ledger.held.get(sandbox, ()))
     return Change(let_go=ended, rest={holding.address: now for holding in ended})
 
 

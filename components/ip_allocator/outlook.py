@@ -17,7 +17,7 @@ def ledger_state(ledger: Ledger) -> LedgerState:
     """Return the ledger as the event: the latest assigned that fit, oldest first, and how many others there are."""
     entries: list[LedgerEntry] = []
     left = ENTRIES_BYTES_AT_MOST
-    for holding in reversed(ledger.held.values()):
+    for holding in (holding for holdings in reversed(ledger.held.values()) for holding in reversed(holdings)):
         left -= _bytes(holding)
         if left < 0:
             break
@@ -25,7 +25,7 @@ def ledger_state(ledger: Ledger) -> LedgerState:
             LedgerEntry(holding.address, holding.eni_id, holding.sandbox, holding.pod, holding.assigned_at_ns)
         )
     entries.reverse()
-    return LedgerState(entries=entries, fenced=sorted(ledger.fenced), omitted=len(ledger.held) - len(entries))
+    return LedgerState(entries=entries, fenced=sorted(ledger.fenced), omitted=len(ledger.holders) - len(entries))
 
 
 def _bytes(holding: Holding) -> int:

@@ -16,6 +16,7 @@ from itertools import chain
 from vpccni.components.ip_allocator.blocks import Block, Finder, block_of
 from vpccni.components.ip_allocator.ledger import Change, Holding, Ledger, hold, is_cooling
 from vpccni.shared.messages.allocation import Assign
+from vpccni.shared.messages.base import Sandbox
 from vpccni.shared.messages.inventory import Eni, Inventory
 from vpccni.shared.messages.wiring import UsableEnis
 
@@ -53,6 +54,8 @@ class Pool:
     eni_of: Mapping[str, PoolEni]
     finder: Finder
     size: int = 1
+    cards: tuple[int, ...] = (0,)
+    """The network cards that pods get addresses on, in the order in which they are asked."""
     unclaimed: frozenset[str] = frozenset()
     """Addresses the kernel leads to pods that nobody claims: never given out, never given back."""
 
@@ -82,7 +85,8 @@ def build(inventory: Inventory, usable: UsableEnis, unclaimed: frozenset[str]) -
     enis = tuple(_pool_eni(eni, inventory, tables.get(eni.eni_id, 0)) for eni in inventory.enis)
     eni_of = {block.item: eni for eni in enis for block in eni.blocks}
     finder = Finder(block for eni in enis for block in eni.blocks)
-    return Pool(enis, eni_of, finder, _block_size(inventory), unclaimed)
+    cards = tuple(sorted(limit.card for limit in inventory.cards))
+    return Pool(enis, eni_of, finder, _block_size(inventory), cards, unclaimed)
 
 
 def _block_size(inventory: Inventory) -> int:
@@ -125,7 +129,7 @@ class Occupancy:
     def of(cls, pool: Pool, ledger: Ledger, before: Occupancy | None = None) -> Occupancy:
         """Count once; `before`: what is known of the pool that this one takes the place of."""
         occupancy = cls(pool, start=dict(before.start) if before else {})
-        occupancy.note(Change(hold=tuple(ledger.held.values())))
+        occupancy.note(Change(hold=tuple(ledger.holdings())))
         return occupancy
 
     def note(self, change: Change) -> None:
@@ -181,13 +185,15 @@ def unclaimed_in(pool: Pool, ledger: Ledger) -> Counter[str]:
     return Counter(block.item for block in blocks if block is not None)
 
 
-def count(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) -> Census:
-    """Return the census."""
+def count(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float, card: int | None = None) -> Census:
+    """Return the census, of all cards or of one."""
     pool = occupancy.pool
     cools, unknown = cooling_in(pool, ledger, now=now, period_s=period_s), unclaimed_in(pool, ledger)
     total = assigned = assignable = cooling = given_up = unconfirmed = unclaimed = 0
     one_by_one = uneven(occupancy, ledger, cools, unknown)
     for eni in pool.enis:
+        if card is not None and eni.eni.card != card:
+            continue
         if eni.eni.eni_id not in one_by_one:
             if eni.opened:
                 held = occupancy.tallies[eni.eni.eni_id].held
@@ -227,22 +233,53 @@ def with_lost_history(pool: Pool, ledger: Ledger) -> list[str]:
 
 def assign(
     occupancy: Occupancy, ledger: Ledger, asks: Sequence[Assign], *, now: float, period_s: float, wall_ns: int
-) -> tuple[Change, list[Holding | None]]:
-    """Return the change and a holding for each ask, None where nothing is left. Asking again for a sandbox changes nothing."""
-    fresh: dict[object, Holding] = {}
-    answers: list[Holding | None] = []
-    free = best_free(occupancy, ledger, now=now, period_s=period_s)
+) -> tuple[Change, list[tuple[Holding, ...]]]:
+    """Return the change and the holdings for each ask, none where nothing is left. Asking again for a sandbox changes nothing.
+
+    An ordinary ask gets one address, of the first card that has one; a multi-NIC ask one of every card, or nothing (spec ipam.md 18).
+    """
+    fresh: dict[Sandbox, tuple[Holding, ...]] = {}
+    answers: list[tuple[Holding, ...]] = []
+    supply = _Supply(occupancy, ledger, now=now, period_s=period_s)
     for ask in asks:
-        holding = ledger.held.get(ask.sandbox) or fresh.get(ask.sandbox)
-        if holding is None and (found := next(free, None)) is not None:
-            eni, address = found
-            place = eni.eni
-            holding = Holding(
-                ask.sandbox, ask.pod, address, place.eni_id, place.card, place.device_number, eni.table, wall_ns
-            )
-            fresh[ask.sandbox] = holding
-        answers.append(with_place(occupancy.pool, holding) if holding else None)
-    return hold(ledger, fresh.values()), answers
+        holdings = ledger.held.get(ask.sandbox) or fresh.get(ask.sandbox)
+        if holdings is None:
+            found = supply.of_every_card() if ask.multi_nic else supply.of_any_card()
+            holdings = tuple(_holding(ask, eni, address, wall_ns) for eni, address in found)
+            fresh[ask.sandbox] = holdings
+        answers.append(tuple(with_place(occupancy.pool, holding) for holding in holdings))
+    return hold(ledger, chain.from_iterable(fresh.values())), answers
+
+
+def _holding(ask: Assign, eni: PoolEni, address: str, wall_ns: int) -> Holding:
+    place = eni.eni
+    return Holding(ask.sandbox, ask.pod, address, place.eni_id, place.card, place.device_number, eni.table, wall_ns)
+
+
+class _Supply:
+    """What may be given out in one batch, by card; nothing is given out twice."""
+
+    def __init__(self, occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) -> None:
+        cards = occupancy.pool.cards
+        self._free = {card: best_free(occupancy, ledger, card, now=now, period_s=period_s) for card in cards}
+
+    def of_any_card(self) -> list[tuple[PoolEni, str]]:
+        """Return one address of the first card that has one, or nothing."""
+        for free in self._free.values():
+            if (found := next(free, None)) is not None:
+                return [found]
+        return []
+
+    def of_every_card(self) -> list[tuple[PoolEni, str]]:
+        """Return one address of every card, or nothing: then what was found stays for the next."""
+        found = {card: next(free, None) for card, free in self._free.items()}
+        complete = [one for one in found.values() if one is not None]
+        if len(complete) == len(found):
+            return complete
+        for card, one in found.items():
+            if one is not None:
+                self._free[card] = chain([one], self._free[card])
+        return []
 
 
 def with_place(pool: Pool, holding: Holding) -> Holding:
@@ -256,8 +293,10 @@ def with_place(pool: Pool, holding: Holding) -> Holding:
     return replace(holding, eni_id=eni.eni_id, card=eni.card, device_number=eni.device_number, route_table=table)
 
 
-def best_free(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: float) -> Iterator[tuple[PoolEni, str]]:
-    """Yield what may be given out, the best first: fullest ENI, fullest block, the address that rested longest."""
+def best_free(
+    occupancy: Occupancy, ledger: Ledger, card: int, *, now: float, period_s: float
+) -> Iterator[tuple[PoolEni, str]]:
+    """Yield what may be given out on a card, the best first: fullest ENI, fullest block, the address that rested longest."""
 
     def rested(address: str) -> float:
         return ledger.released_at.get(address, float("-inf"))
@@ -266,7 +305,10 @@ def best_free(occupancy: Occupancy, ledger: Ledger, *, now: float, period_s: flo
     serving = [
         eni
         for eni in occupancy.pool.enis
-        if eni.serves and tallies[eni.eni.eni_id].held < eni.addresses and eni.eni.eni_id not in ledger.fenced_enis
+        if eni.eni.card == card
+        and eni.serves
+        and tallies[eni.eni.eni_id].held < eni.addresses
+        and eni.eni.eni_id not in ledger.fenced_enis
     ]
     for eni in sorted(serving, key=lambda eni: (-tallies[eni.eni.eni_id].held, eni.eni.device_number)):
         blocks = [

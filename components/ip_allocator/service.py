@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from vpccni.components.ip_allocator import audit, causes, outlook, warm_pool
+from vpccni.components.ip_allocator import audit, causes, outlook, warm_pool, wish
 from vpccni.components.ip_allocator import ledger as books
 from vpccni.components.ip_allocator import pool as pools
 from vpccni.components.ip_allocator.blocks import Block
 from vpccni.components.ip_allocator.checkpoint import Checkpoint
-from vpccni.components.ip_allocator.ledger import Change, Ledger
+from vpccni.components.ip_allocator.ledger import Change, Holding, Ledger
 from vpccni.components.ip_allocator.losses import losses
 from vpccni.components.ip_allocator.view import View
 from vpccni.shared import names
@@ -34,14 +34,12 @@ from vpccni.shared.messages.allocation import (
     Released,
 )
 from vpccni.shared.messages.base import Message, Sandbox
-from vpccni.shared.messages.inventory import CapacityTarget, CardTarget, Inventory
+from vpccni.shared.messages.inventory import CapacityTarget, Inventory
 from vpccni.shared.messages.wiring import UsableEnis, Wirings
 from vpccni.shared.process import Process
 
 REVIEW_S: Final = 5.0
 QUIET_S: Final = 30.0
-RESERVE: Final = 1
-"""So many addresses should be free at any moment: fewer, and growing is urgent."""
 SHRINK_EVERY_S: Final = 30.0  # spec ipam.md 2: address scale-down at most once per 30 s
 DEMAND_LASTS_S: Final = 2.0
 """A sandbox that got nothing counts as demand this long after its last try."""
@@ -69,7 +67,8 @@ class AllocatorService:
         self._rebuild = self._resting_due = False
         self._unclaimed: frozenset[str] = frozenset()
         self._findings = audit.NOTHING
-        self._demand: dict[Sandbox, float] = {}
+        self._demand: dict[Sandbox, tuple[float, bool]] = {}
+        """When a sandbox got nothing, and whether it wants an address of every card."""
         self._shrunk_at = self._reviewed_at = float("-inf")
         self._stirred = True
         self._sent: tuple[float, CapacityTarget] | None = None
@@ -104,16 +103,16 @@ class AllocatorService:
         asks = [cast(Release, call.message) for call in calls]
         answers: list[Message] = []
         for ask, call in zip(asks, calls, strict=True):
-            holding = self._ledger.held.get(ask.sandbox)
+            holdings = self._ledger.held.get(ask.sandbox, ())
             self._process.count("awscni_del_ip_req_count", reason=ask.reason)
             self._process.log.info(
-                "address released" if holding else "nothing to release",
+                "address released" if holdings else "nothing to release",
                 trace=call.trace_id,
                 sandbox=str(ask.sandbox),
-                address=holding.address if holding else "",
+                address=",".join(holding.address for holding in holdings),
                 reason=ask.reason,
             )
-            answers.append(Released(sandbox=ask.sandbox, interfaces=[holding.interface()] if holding else []))
+            answers.append(Released(sandbox=ask.sandbox, interfaces=[one.interface() for one in holdings]))
         self._replace(books.release(self._ledger, [ask.sandbox for ask in asks], now=self._clock()))
         for ask in asks:
             self._demand.pop(ask.sandbox, None)
@@ -125,15 +124,15 @@ class AllocatorService:
         if self._occupancy is None or self._rebuild:
             return [self._known_or_starting(ask) for ask in asks]
         now = self._clock()
-        change, holdings = pools.assign(
+        change, given = pools.assign(
             self._occupancy, self._ledger, asks, now=now, period_s=self._period_s, wall_ns=wall_ns()
         )
         self._replace(change)
         answers: list[Message] = []
-        for ask, call, holding in zip(asks, calls, holdings, strict=True):
-            if holding is None:
-                self._demand[ask.sandbox] = now
-                answers.append(self._refusal(ask.sandbox))
+        for ask, call, holdings in zip(asks, calls, given, strict=True):
+            if not holdings:
+                self._demand[ask.sandbox] = (now, ask.multi_nic)
+                answers.append(self._refusal(ask))
                 continue
             self._demand.pop(ask.sandbox, None)
             self._process.log.info(
@@ -141,42 +140,58 @@ class AllocatorService:
                 trace=call.trace_id,
                 sandbox=str(ask.sandbox),
                 pod=str(ask.pod),
-                address=holding.address,
-                eni=holding.eni_id,
+                address=",".join(holding.address for holding in holdings),
+                eni=",".join(holding.eni_id for holding in holdings),
             )
-            answers.append(Assigned(sandbox=ask.sandbox, interfaces=[holding.interface()]))
+            answers.append(Assigned(sandbox=ask.sandbox, interfaces=[one.interface() for one in holdings]))
         return answers
 
     def _known_or_starting(self, ask: Assign) -> Message:
-        holding = self._ledger.held.get(ask.sandbox)
-        if holding is not None and holding.eni_id and holding.route_table:
-            return Assigned(sandbox=ask.sandbox, interfaces=[holding.interface()])
-        return self._refusal(ask.sandbox)
+        holdings = self._ledger.held.get(ask.sandbox, ())
+        if holdings and all(holding.eni_id and holding.route_table for holding in holdings):
+            return Assigned(sandbox=ask.sandbox, interfaces=[one.interface() for one in holdings])
+        return self._refusal(ask)
 
-    def _refusal(self, sandbox: Sandbox) -> NoCapacity:
+    def _refusal(self, ask: Assign) -> NoCapacity:
         self._process.count("awscni_no_available_ip_addresses")
         self._plan_soon()
-        cause, detail, retry_ms = self._cause()
+        cause, detail, retry_ms = self._cause(self._exhausted_card() if ask.multi_nic else None)
         self._process.count("vpccni_no_capacity", cause=cause)
-        return NoCapacity(sandbox=sandbox, cause=cause, detail=detail, retry_after_ms=retry_ms)
+        return NoCapacity(sandbox=ask.sandbox, cause=cause, detail=detail, retry_after_ms=retry_ms)
 
-    def _cause(self) -> tuple[str, str, int]:
+    def _exhausted_card(self) -> int | None:
+        """Return the first network card without a free address: the one that keeps a multi-NIC pod waiting."""
+        cards = self._occupancy.pool.cards if self._occupancy is not None else ()
+        return next((card for card in cards if not self._census(card).assignable), None)
+
+    def _cause(self, card: int | None = None) -> tuple[str, str, int]:
+        """Return why no address is free, on one card or on any, in words, and when to ask again."""
         now = self._clock()
         if self._occupancy is None or self._inventory is None or self._rebuild:
             return causes.explain(None, None, can_grow=False, cools_in_s=None, now=now)
-        census = self._census()
+        cause, detail, retry_ms = self._cause_on(self._occupancy.pool, self._inventory, card, now=now)
+        return cause, detail if card is None else f"network card {card}: {detail}", retry_ms
+
+    def _cause_on(
+        self, pool: pools.Pool, inventory: Inventory, card: int | None, *, now: float
+    ) -> tuple[str, str, int]:
+        census = self._census(card)
         waits = [at + self._period_s - now for at in self._ledger.released_at.values()]
-        if self._inventory.ipv6:  # without its prefix the manager is after it, with it there is always an address
-            return causes.explain(self._inventory, census, can_grow=True, cools_in_s=None, now=now)
-        shape, targets = self._view().shape(), self._targets()
-        grows = warm_pool.wanted_total(shape, targets) > shape.total or self._inventory.pending_addresses > 0
+        if inventory.ipv6:  # without its prefix the manager is after it, with it there is always an address
+            return causes.explain(inventory, census, can_grow=True, cools_in_s=None, now=now)
+        shapes = [
+            (shape, targets)
+            for one, shape, targets in wish.shapes(pool, self._view(), self._waiting(), self._targets())
+            if card in (None, one)
+        ]
+        grows = any(warm_pool.wanted_total(shape, targets) > shape.total for shape, targets in shapes)
         return causes.explain(
-            self._inventory,
+            inventory,
             census,
-            can_grow=grows,
+            can_grow=grows or inventory.pending_addresses > 0,
             cools_in_s=min(waits) if waits and census.cooling else None,
             now=now,
-            held_down=warm_pool.stops_at_minimum(targets) and bool(shape.gaps),
+            held_down=any(warm_pool.stops_at_minimum(targets) and shape.gaps for shape, targets in shapes),
         )
 
     # -- copies of the peers' facts
@@ -204,7 +219,7 @@ class AllocatorService:
             self._resting_due = False
             addresses = pools.with_lost_history(pool, self._ledger)
             self._replace(books.rest_all(self._ledger, addresses, now=self._clock()))
-        lost = [holding.address for holding in self._ledger.held.values() if pool.finder.find(holding.address) is None]
+        lost = [address for address in self._ledger.holders if pool.finder.find(address) is None]
         if lost:
             self._process.degraded(
                 "lost", f"addresses of running pods that EC2 does not show: {', '.join(sorted(lost))}"
@@ -228,7 +243,7 @@ class AllocatorService:
         if found.adopted:
             self._process.log.warning("wired pods adopted", count=len(found.adopted))
             self._process.count("vpccni_ledger_adoptions", len(found.adopted))
-            self._replace(books.hold(self._ledger, found.adopted))
+            self._replace(books.hold(self._ledger, self._placed(found.adopted)))
         if self._rebuild and wirings.wirings:
             self._resting_due = True  # a pod was here before, and what it or others gave back lately is not known
         unclaimed = frozenset(wirings.unclaimed) - self._ledger.holders.keys()
@@ -237,6 +252,11 @@ class AllocatorService:
             self._after("ledger state", self._tell_after_s, self._publish_ledger)
             self._tell_unclaimed()
             self._rebuild_pool()
+
+    def _placed(self, adopted: Sequence[Holding]) -> list[Holding]:
+        """Return adopted holdings with the network card their addresses are on, as far as that is known yet."""
+        pool = self._occupancy.pool if self._occupancy is not None else None
+        return [pools.with_place(pool, holding) if pool is not None else holding for holding in adopted]
 
     def _tell_unclaimed(self) -> None:
         if not self._unclaimed:
@@ -276,34 +296,19 @@ class AllocatorService:
         if self._inventory.ipv6:  # nothing is grown or shrunk: the manager keeps a prefix by itself (spec ipam.md 17)
             self._demand.clear()
             return
-        self._demand = {sandbox: at for sandbox, at in self._demand.items() if now - at < DEMAND_LASTS_S}
-        view, targets = self._view(), self._targets()
+        self._demand = {one: asked for one, asked in self._demand.items() if now - asked[0] < DEMAND_LASTS_S}
+        pool, view, demand, targets = self._occupancy.pool, self._view(), self._waiting(), self._targets()
         if self._give_back(*view.leftovers()):  # what no new pod may use goes as its pods leave (W14, W16)
             view = self._view()
         if now - self._shrunk_at > SHRINK_EVERY_S:
-            blocks, enis = _surplus(view, targets)
+            blocks, enis = wish.surplus(pool, view, demand, targets)
             if blocks or enis:
                 self._shrunk_at = now
             if self._give_back(blocks, enis):
                 view = self._view()
-        shape = view.shape()
-        fenced = [
-            (eni.eni.eni_id, block.item)
-            for eni in self._occupancy.pool.enis
-            for block in (eni.blocks if self._ledger.fenced else ())
-            if block.item in self._ledger.fenced
-        ]
-        card = CardTarget(
-            card=0,
-            total_addresses=warm_pool.wanted_total(shape, targets),
-            surrendered_addresses=fenced,
-            surrendered_enis=sorted(self._ledger.fenced_enis),
-        )
-        target = CapacityTarget(
-            cards=[card],
-            reason=f"{shape.assigned} of {shape.total} assigned",
-            urgent=max(len(self._demand) - self._census().assignable + RESERVE, 0),
-        )
+        free = {card: self._census(card).assignable for card in pool.cards}
+        cards, urgent = wish.card_targets(pool, self._ledger, view, demand, targets, free)
+        target = CapacityTarget(cards=cards, reason=f"{len(self._ledger.holders)} assigned", urgent=urgent)
         same = self._sent is not None and self._sent[1].cards == target.cards and self._sent[1].urgent == target.urgent
         if not same or self._sent is None or now - self._sent[0] > RESEND_TARGET_S:
             self._sent = (now, target)
@@ -344,12 +349,17 @@ class AllocatorService:
             self._inventory,
             now=self._clock(),
             period_s=self._period_s,
-            waiting=len(self._demand),
         )
 
-    def _census(self) -> pools.Census:
+    def _waiting(self) -> wish.Demand:
+        everywhere = sum(multi_nic for _, multi_nic in self._demand.values())
+        return wish.Demand(len(self._demand) - everywhere, everywhere)
+
+    def _census(self, card: int | None = None) -> pools.Census:
+        """Return the census of all cards, or of one."""
         assert self._occupancy is not None
-        return pools.count(self._occupancy, self._ledger, now=self._clock(), period_s=self._period_s)
+        only = card if self._occupancy.pool.cards != (card,) else None
+        return pools.count(self._occupancy, self._ledger, now=self._clock(), period_s=self._period_s, card=only)
 
     # -- saving and telling
 
@@ -422,10 +432,3 @@ class AllocatorService:
     def _publish_ledger(self) -> None:
         if not self._rebuild:  # an empty ledger whose pods are still to be found would read as their release
             self._process.publish(outlook.ledger_state(self._ledger))
-
-
-def _surplus(view: View, targets: warm_pool.Targets) -> tuple[list[Block], list[str]]:
-    """Return what is too much: one whole ENI, or else single blocks."""
-    shape = view.shape()
-    eni = warm_pool.surrender_eni(shape, targets)
-    return ([], [eni]) if eni else (view.pick(warm_pool.surrender_blocks(shape, targets)), [])

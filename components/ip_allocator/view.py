@@ -10,36 +10,33 @@ from vpccni.components.ip_allocator.pool import Occupancy, PoolEni, cooling_in, 
 from vpccni.components.ip_allocator.warm_pool import EniShape, Shape, may_go
 from vpccni.shared.messages.inventory import Inventory
 
-CARD = 0
-"""The one card that pods get addresses from until ENABLE_MULTI_NIC is supported."""
-
 
 class View:
-    """A moment of the node's addresses. `waiting`: sandboxes that asked and got nothing."""
+    """A moment of the node's addresses."""
 
     def __init__(
-        self, occupancy: Occupancy, ledger: Ledger, inventory: Inventory, *, now: float, period_s: float, waiting: int
+        self, occupancy: Occupancy, ledger: Ledger, inventory: Inventory, *, now: float, period_s: float
     ) -> None:
         self._pool, self._ledger, self._inventory = occupancy.pool, ledger, inventory
-        self._now, self._waiting = now, waiting
+        self._now = now
         self._cools = cooling_in(occupancy.pool, ledger, now=now, period_s=period_s)
         unclaimed = unclaimed_in(occupancy.pool, ledger)
         self._used = occupancy.used + unclaimed if unclaimed else occupancy.used
         self._tallies = occupancy.tallies
         self._one_by_one = uneven(occupancy, ledger, self._cools, unclaimed)
 
-    def shape(self) -> Shape:
-        """Return what the warm-pool plan needs of the card."""
+    def shape(self, card: int, *, waiting: int) -> Shape:
+        """Return what the warm-pool plan needs of a card. `waiting`: sandboxes that asked for an address of it and got none."""
         opened, closed = [], 0
         for eni in self._pool.enis:
-            if eni.eni.card != CARD or not eni.eni.managed:
+            if eni.eni.card != card or not eni.eni.managed:
                 continue
             if eni.opened and not self._given_up(eni):
                 opened.append(self._eni_shape(eni))
             else:
                 closed += 1
-        limit = sum(card.max_enis for card in self._inventory.cards if card.card == CARD)
-        return Shape(tuple(opened), self._inventory.slots, limit - closed, self._waiting, self._pool.size)
+        limit = sum(one.max_enis for one in self._inventory.cards if one.card == card)
+        return Shape(tuple(opened), self._inventory.slots, limit - closed, waiting, self._pool.size)
 
     def pick(self, numbers: Sequence[tuple[str, int]]) -> list[Block]:
         """Return the free blocks that `numbers` (ENI, how many) stand for: the last ones, so that an ENI's rest stays dense."""

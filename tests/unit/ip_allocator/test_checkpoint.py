@@ -38,7 +38,7 @@ def test_the_references_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "ipam.json").write_text(json.dumps(REFERENCE))
     loaded = store(tmp_path).load()
     assert loaded.ledger is not None
-    held = {sandbox.container_id: holding for sandbox, holding in loaded.ledger.held.items()}
+    held = {holding.sandbox.container_id: holding for holding in loaded.ledger.holdings()}
     assert {name: holding.address for name, holding in held.items()} == {
         "c1": "10.0.1.23",
         "c2": "10.0.1.24",

@@ -40,8 +40,7 @@ def given_out(ledger: Ledger, occupancy: pools.Occupancy, number: int, *, now: f
     change, answers = pools.assign(occupancy, ledger, [ask(number)], now=now, period_s=PERIOD_S, wall_ns=1)
     ledger.apply(change)
     occupancy.note(change)
-    [holding] = answers
-    return holding.address if holding else ""
+    return "".join(holding.address for holding in answers[0])
 
 
 def test_the_first_pod_gets_the_first_address_and_a_released_one_rests() -> None:

@@ -41,7 +41,7 @@ class Books:
         self.occupancy.note(change)
         return undo
 
-    def assign(self, *asks: Assign, now: float) -> list[Holding | None]:
+    def assign(self, *asks: Assign, now: float) -> list[tuple[Holding, ...]]:
         change, given = pools.assign(self.occupancy, self.ledger, asks, now=now, period_s=PERIOD_S, wall_ns=1)
         self.apply(change)
         return given
@@ -59,13 +59,13 @@ def test_a_cooling_address_is_not_given_out_at_exactly_the_period_and_is_after_i
     node = Books(an_eni(0, ["10.0.0.5"]))
     node.assign(ask(1), now=0)
     node.apply(books.release(node.ledger, [ask(1).sandbox], now=100))
-    assert node.assign(ask(2), now=100 + PERIOD_S) == [None]
-    assert node.assign(ask(2), now=100.1 + PERIOD_S) != [None]
+    assert node.assign(ask(2), now=100 + PERIOD_S) == [()]
+    assert node.assign(ask(2), now=100.1 + PERIOD_S) != [()]
 
 
 def test_an_unconfirmed_or_unusable_eni_gives_nothing_out() -> None:
     unconfirmed, unusable = an_eni(0, ["10.0.0.5"], confirmed=False), an_eni(1, ["10.0.1.5"])
-    assert Books(unconfirmed, unusable, ready=(unconfirmed,)).assign(ask(1), now=0) == [None]
+    assert Books(unconfirmed, unusable, ready=(unconfirmed,)).assign(ask(1), now=0) == [()]
 
 
 @pytest.mark.spec("ipam.W21")
@@ -74,8 +74,7 @@ def test_the_fullest_eni_is_used_first_and_the_address_that_rested_longest() -> 
     held = Ledger(
         [Holding(Sandbox("a", "eth0"), PodRef(), "10.0.1.5", "eni-1")], {"10.0.1.6": -90.0, "10.0.1.7": -99.0}
     )
-    [given] = Books(first, second, ledger=held).assign(ask(1), now=0)
-    assert given is not None
+    [(given,)] = Books(first, second, ledger=held).assign(ask(1), now=0)
     assert given.address == "10.0.1.7"
 
 
@@ -123,8 +122,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.node.occupancy, self.ledger, asks, now=self.now, period_s=PERIOD_S, wall_ns=1
         )
         self.save(change)
-        for one, holding in zip(asks, answers, strict=True):
-            if holding is not None:
+        for one, holdings in zip(asks, answers, strict=True):
+            for holding in holdings:
                 assert self.answered.get(one.sandbox, holding.address) == holding.address
                 ended = self.ended_at.get(holding.address)
                 assert one.sandbox in self.answered or ended is None or self.now - ended > PERIOD_S
@@ -196,14 +195,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_address_is_in_exactly_one_place(self) -> None:
-        held = [holding.address for holding in self.ledger.held.values()]
+        held = [holding.address for holding in self.ledger.holdings()]
         assert len(held) == len(set(held))
         assert not set(held) & self.ledger.fenced
         assert not set(held) & set(self.ledger.released_at)
 
     @invariant()
     def every_answered_sandbox_still_holds_its_address(self) -> None:
-        assert {sandbox: holding.address for sandbox, holding in self.ledger.held.items()} == self.answered
+        assert {holding.sandbox: holding.address for holding in self.ledger.holdings()} == self.answered
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
