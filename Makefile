@@ -9,10 +9,11 @@ PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables n
 BESIDE := -n 4 --dist loadfile
 # What runs where there is no Python: the plugin on the host, the health probe a few times a minute.
 PROGRAMS := cni/aws-cni cni/grpc-health-probe
+HELM := build/helm/helm
 STATIC := gcc -std=c11 -Wall -Wextra -Werror -Os -static -s
-CODE := components shared cni lab bench src tests
+CODE := components shared cni lab bench charts src tests
 
-.PHONY: setup demo test test-full test-long test-again check bench fleet spec-coverage clean
+.PHONY: setup demo test test-full test-long test-again check bench fleet chart spec-coverage clean
 
 setup: $(STAMP) $(PROGRAMS)
 
@@ -59,6 +60,14 @@ bench: setup
 
 fleet: setup
 	$(PYTHON) -m vpccni.bench.fleet
+
+# The manifests that are kept rendered: after every change of the chart.
+chart: $(STAMP) $(HELM)
+	$(HELM) lint --strict charts/aws-vpc-cni
+	$(PYTHON) charts/render.py $(HELM)
+
+$(HELM):
+	GOBIN=$(CURDIR)/$(@D) GOFLAGS=-mod=mod CGO_ENABLED=0 go install helm.sh/helm/v3/cmd/helm@v3.19.5
 
 spec-coverage: $(STAMP)
 	$(PYTHON) -m pytest -q --collect-only --spec-coverage

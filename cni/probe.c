@@ -3,9 +3,10 @@
  * The reference's addresses stand for the front door, whose answer is the network programmer's own state. `-service` chooses the
  * question:
  *     nothing, "grpc.health.v1.aws-node", "readiness"   is this node's CNI ready? While it starts: no
- *     "liveness"                                         the same, but a start may last: it is no reason to kill
  *     NAME[,NAME...]                                     do these processes answer? Asked at their own bus sockets, by
  *                                                        one GetStatus each; any state is life
+ *     "liveness"                                         do the processes of this container (VPCCNI_PROCESSES) answer? Without
+ *                                                        the variable the front door is asked, and may still be starting
  * Exit codes: 0 serving or degraded, 1 bad arguments, 2 no connection in time, 3 no (or no sane) answer in time, 4 not serving.
  * One line of JSON on standard error says which, and why. It starts in a millisecond: kubelet runs it every 10 s.
  */
@@ -251,6 +252,7 @@ int main(int count, char **arguments)
 {
     static const char *const door_services[] = {"", "grpc.health.v1.aws-node", "readiness", "liveness"};
     const char *run_dir = getenv("VPCCNI_RUN_DIR") ? getenv("VPCCNI_RUN_DIR") : RUN_DIR;
+    const char *processes = getenv("VPCCNI_PROCESSES");
     char door[TEXT_BYTES];
     for (int at = 1, took; at < count; at += took) {
         if (!strcmp(arguments[at], "-h") || !strcmp(arguments[at], "-help") || !strcmp(arguments[at], "--help"))
@@ -264,6 +266,8 @@ int main(int count, char **arguments)
         return say(BAD_ARGUMENTS, "-addr=%.100s is no place of this system; use :50051 or unix://PATH", address);
     if (verbose)
         say(SERVING, "asking %s (%s) at %s as %s", door, *service ? service : "readiness", address, user_agent);
+    if (!strcmp(service, "liveness") && processes && *processes)
+        service = processes;
     for (size_t at = 0; at < sizeof door_services / sizeof *door_services; at++)
         if (!strcmp(service, door_services[at]))
             return ask_door(door);

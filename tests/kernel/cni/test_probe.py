@@ -65,11 +65,11 @@ class Probe:
     def ask(self, *flags: str, addr: str = ":50051") -> Said:
         return self.run(f"-addr={addr}", *flags)
 
-    def run(self, *flags: str) -> Said:
+    def run(self, *flags: str, **environment: str) -> Said:
         began = time.monotonic()
         done = subprocess.run(
             [self.path, *flags],
-            env={"VPCCNI_RUN_DIR": str(self.run_dir), "ASAN_OPTIONS": "detect_leaks=0:exitcode=99"},
+            env={"VPCCNI_RUN_DIR": str(self.run_dir), "ASAN_OPTIONS": "detect_leaks=0:exitcode=99", **environment},
             capture_output=True,
             timeout=ENDS_WITHIN_S,
             check=False,
@@ -307,6 +307,15 @@ def test_a_frozen_process_among_living_ones_is_found_in_time(program: Path, shor
         assert said.seconds < 3
         allocator.send_signal(signal.SIGCONT)
         assert asked.ask(both, "-rpc-timeout=5s").code == SERVING
+
+
+def test_liveness_asks_the_processes_of_the_container(program: Path, short: Path) -> None:
+    asked = Probe(program, short)
+    with process(short, names.IP_ALLOCATOR, "starting"):
+        said = asked.run("-addr=:50051", "-service=liveness", "-rpc-timeout=5s", VPCCNI_PROCESSES=names.IP_ALLOCATOR)
+        assert (said.code, said.text) == (SERVING, "alive: ip_allocator")
+        both = f"{names.IP_ALLOCATOR},{names.ENI_MANAGER}"
+        assert asked.run("-addr=:50051", "-service=liveness", VPCCNI_PROCESSES=both).code == NO_CONNECTION
 
 
 def test_a_process_that_is_gone_is_no_connection(program: Path, short: Path) -> None:
