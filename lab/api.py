@@ -254,9 +254,11 @@ class Lab:
                               "message": message})  # fmt: skip
 
     def ec2_settings(self, *, describe_lag_s: float | None = None, transition_s: float | None = None,
-                     throttle_scale: float | None = None) -> None:  # fmt: skip
-        """Let describe calls lag, change how long attach and detach take, or the size of the token buckets (1: AWS's)."""
-        values = {"describe_lag_s": describe_lag_s, "transition_s": transition_s, "throttle_scale": throttle_scale}
+                     throttle_scale: float | None = None, more_vpc_cidrs: Sequence[str] | None = None) -> None:  # fmt: skip
+        """Let describe calls lag, change how long attach and detach take, the size of the token buckets (1: AWS's), or which further
+        IPv4 CIDRs the VPC has."""
+        values = {"describe_lag_s": describe_lag_s, "transition_s": transition_s, "throttle_scale": throttle_scale,
+                  "more_vpc_cidrs": more_vpc_cidrs}  # fmt: skip
         self._admin("settings", {key: value for key, value in values.items() if value is not None})
 
     def ec2_permissions(self, *, deny: Sequence[str] = (), allow: Sequence[str] = ()) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ class Cloud:
             self.model.transition_s = float(ask["transition_s"])
         if "throttle_scale" in ask:
             self.ec2.limits.scale = float(ask["throttle_scale"])
+        if "more_vpc_cidrs" in ask:
+            self.model.more_vpc_cidrs = [IPv4Network(cidr) for cidr in ask["more_vpc_cidrs"]]
+            self.ec2.changed()
 
     def _imds_fault(self, ask: Mapping[str, Any]) -> None:
         if ask["node"] not in self.metadata:

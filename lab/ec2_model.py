@@ -32,6 +32,7 @@ class Ec2Model:
     def __init__(self, vpc_cidr: IPv4Network, subnets: Iterable[Subnet], *, transition_s: float = 0.2) -> None:
         self.vpc_id = f"vpc-{secrets.token_hex(8)}"
         self.vpc_cidr = vpc_cidr
+        self.more_vpc_cidrs: list[IPv4Network] = []
         self.subnets = {subnet.id: subnet for subnet in subnets}
         self.enis: dict[str, Eni] = {}
         self.instances: dict[str, Instance] = {}

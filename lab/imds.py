@@ -82,7 +82,7 @@ def _eni_leaves(model: Ec2Model, instance: Instance, eni: Eni) -> dict[str, str]
         "vpc-id": model.vpc_id,
         "subnet-ipv4-cidr-block": str(subnet.cidr),
         "vpc-ipv4-cidr-block": str(model.vpc_cidr),
-        "vpc-ipv4-cidr-blocks": str(model.vpc_cidr),
+        "vpc-ipv4-cidr-blocks": "\n".join(map(str, (model.vpc_cidr, *model.more_vpc_cidrs))),
         "security-group-ids": "\n".join(eni.groups),
         "security-groups": "lab",
         "local-ipv4s": "\n".join(map(str, (eni.primary, *eni.secondaries))),

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests_node import Monitor
 
 WITHIN_S = 1.0
 SETTLED_WITHIN_S = 20.0
 PODS = 11  # nine fit on the primary ENI of an m5.large
-MONITORED_S = 6.0
 FLOOD_S = 5.0
 CHANGES_A_SECOND = 1000
 SHARE_OF_A_CORE = 0.1  # 0.01 on a quiet machine
@@ -159,27 +158,6 @@ def test_what_is_not_ours_is_never_touched(node: Any, pods: list[Any]) -> None:
     finally:
         for words in foreign:
             node.shell("ip " + words.replace(" add ", " del "))
-
-
-class Monitor:
-    """What `ip monitor` and `nft monitor` print in the node while it runs."""
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self.lines: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        words = f"timeout {MONITORED_S} ip monitor rule route address link & timeout {MONITORED_S} nft monitor & wait"
-        self.lines = [line for line in self._node.shell(words).splitlines() if line.strip()]
-
-    def __enter__(self) -> Monitor:
-        self._thread.start()
-        time.sleep(0.5)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
 
 
 @pytest.mark.spec("dataplane.18.16")
