@@ -9,9 +9,7 @@ return process.run()
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -45,21 +43,22 @@ from vpccni.shared.messages.common import (
 )
 from vpccni.shared.parent import end_with_parent
 from vpccni.shared.settings import Settings, read
+from vpccni.shared.signals import when_told_to_end
+from vpccni.shared.vitals import Vitals
 
 M = TypeVar("M", bound=Message)
 
 HEARTBEAT_S: Final = 5.0
 RUN_DIR_DEFAULT: Final = "/var/run/aws-node"
 EXIT_SETTINGS: Final = 1
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)  # spec operations.md 2.1 c
-_Labels = tuple[tuple[str, str], ...]
 
 
-class Process:
+class Process(Vitals):
     """One component at run time. Made by `start`; `run` returns the exit status."""
 
     def __init__(self, name: str, run_dir: Path, settings: Settings, raw: Mapping[str, str], log: Log) -> None:
-        self.name, self.run_dir, self.settings, self.raw, self.log = name, run_dir, settings, raw, log
+        super().__init__(log)
+        self.name, self.run_dir, self.settings, self.raw = name, run_dir, settings, raw
         self.epoch = uuid.uuid4().hex[:16]
         self.started_at = boottime()
         self._lock = claim(run_dir, name)
@@ -67,9 +66,6 @@ class Process:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 256)
         self._access = AccessControl(self._context, self.loop, refused=self._refused)
-        self._counters: dict[tuple[str, _Labels], float] = {}
-        self._gauges: dict[tuple[str, _Labels], Callable[[], float]] = {}
-        self._reasons: dict[str, str] = {}
         self.served_at = 0.0
         self._on_stop: list[Callable[[], None]] = []
         self._clients: dict[str, Client] = {}
@@ -140,35 +136,7 @@ class Process:
         client = self.client(peer)
         return Subscription(self._context, self.loop, peer, address, client, handlers, count=self._count_labels)
 
-    # -- counters and health
-
-    def count(self, name: str, value: float = 1, **labels: str) -> None:
-        """Add to a counter; it travels with the heartbeat."""
-        key = (name, tuple(sorted(labels.items())))
-        self._counters[key] = self._counters.get(key, 0) + value
-
-    def observe(self, name: str, value: float, **labels: str) -> None:
-        """Add to a histogram: its cumulative buckets, its sum and its count travel as counters."""
-        for bound in BUCKETS:
-            le = "+Inf" if bound == math.inf else f"{bound:g}"
-            self.count(f"{name}_bucket", float(value <= bound), le=le, **labels)
-        self.count(f"{name}_sum", value, **labels)
-        self.count(f"{name}_count", 1, **labels)
-
-    def gauge(self, name: str, value: Callable[[], float], **labels: str) -> None:
-        """Have `value()` sampled at each heartbeat."""
-        self._gauges[(name, tuple(sorted(labels.items())))] = value
-
-    def degraded(self, key: str, sentence: str) -> None:
-        """Say why this process does not serve fully; logged when it is news."""
-        if self._reasons.get(key) != sentence:
-            self.log.warning("degraded", what=key, why=sentence)
-        self._reasons[key] = sentence
-
-    def healthy(self, key: str) -> None:
-        """Take a reason back."""
-        if self._reasons.pop(key, None) is not None:
-            self.log.info("recovered", what=key)
+    # -- health
 
     def serving(self) -> None:
         """Say that start-up is over."""
@@ -206,21 +174,16 @@ class Process:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self.loop.watch(wake_read, lambda: self._stop(os.read(wake_read, 16)))
+        when_told_to_end(self.loop, self._stop)
         self.loop.run()
         self.log.info("ended", pid=os.getpid())
         self._context.destroy(linger=0)
         return self._exit_status
 
-    def _stop(self, signals: bytes) -> None:
-        if {signal.SIGTERM, signal.SIGINT} & set(signals):
-            for call in self._on_stop:
-                call()
-            self.loop.stop()
+    def _stop(self) -> None:
+        for call in self._on_stop:
+            call()
+        self.loop.stop()
 
     # -- requests that every process answers
 

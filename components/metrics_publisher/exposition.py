@@ -1,33 +1,15 @@
-"""The families by name, type and help, and Prometheus' text format. Pure.
-
-The Python client would append `_total` and `_created` to the reference's names and would cost more memory than the rest of this
-process, so the format is written here: it is a page.
-"""
+"""The families by name, type and help, and what is shown under which name. Pure; `shared/exposition` knows the format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.metrics_publisher.sources import Labels, Series, Source
+from vpccni.components.metrics_publisher.sources import Series, Source
+from vpccni.shared import exposition
+from vpccni.shared.exposition import COUNTER, GAUGE, HISTOGRAM, SUMMARY, Family
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PUBLIC: Final = "awscni_"
-COUNTER, GAUGE, SUMMARY, HISTOGRAM = "counter", "gauge", "summary", "histogram"
-BOUND: Final = "le"
-PARTS: Final[Mapping[str, tuple[str, ...]]] = {SUMMARY: ("_sum", "_count"), HISTOGRAM: ("_bucket", "_sum", "_count")}
-"""What a sample's name has behind the family's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric family. `scalar`: it has no labels and shows 0 from the start (spec operations.md 2.1 d)."""
-
-    kind: str
-    help: str
-    scalar: bool = False
-
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "awscni_build_info": Family(GAUGE, "Always 1; the labels tell the release"),
@@ -71,8 +53,6 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }
 """Names and types of spec operations.md 2.1 and 2.2 that have a source, and our own."""
 
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
-
 
 def source_series(source: Source, at: float) -> tuple[dict[Series, float], dict[Series, float]]:
     """Return (counters, gauges) about a source itself."""
@@ -112,44 +92,5 @@ def merged(
 
 
 def render(counters: Mapping[Series, float], gauges: Mapping[Series, float]) -> str:
-    """Return the page, families in order of name. A family is one type: a gauge that has a counter's name is left out."""
-    lines_of: dict[str, list[str]] = {}
-    kinds: dict[str, str] = {}
-    for default, given in ((COUNTER, counters), (GAUGE, gauges)):
-        for (name, labels), value in sorted(given.items(), key=_order):
-            family, kind = _family_of(name, default)
-            if kinds.setdefault(family, kind) == kind:
-                lines_of.setdefault(family, []).append(f"{name}{_labels(labels)} {_number(value)}")
-    page: list[str] = []
-    for family in sorted(lines_of):
-        known = FAMILIES.get(family)
-        page.append(f"# HELP {family} {known.help if known else 'Counted or measured by one process of this node'}")
-        page.append(f"# TYPE {family} {kinds[family]}")
-        page.extend(lines_of[family])
-    return "\n".join(page) + "\n"
-
-
-def _family_of(name: str, default: str) -> tuple[str, str]:
-    if name in FAMILIES:
-        return name, FAMILIES[name].kind
-    for kind, parts in PARTS.items():
-        for part in parts:
-            stem = name.removesuffix(part)
-            if stem != name and stem in FAMILIES and FAMILIES[stem].kind == kind:
-                return stem, kind
-    return name, default
-
-
-def _order(sample: tuple[Series, float]) -> tuple[str, Labels, float]:
-    """Return by what samples are ordered: the buckets of a histogram by their bound as a number."""
-    (name, labels), _ = sample
-    bound = dict(labels).get(BOUND, "0")
-    return name, tuple(pair for pair in labels if pair[0] != BOUND), float(bound)
-
-
-def _labels(labels: tuple[tuple[str, str], ...]) -> str:
-    return "{" + ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels) + "}" if labels else ""
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    """Return the page."""
+    return exposition.render(FAMILIES, counters, gauges, otherwise="Counted or measured by one process of this node")

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import vpccni
 from vpccni.components.metrics_publisher import introspection
-from vpccni.components.metrics_publisher.exposition import CONTENT_TYPE, merged, render
+from vpccni.components.metrics_publisher.exposition import merged, render
 from vpccni.components.metrics_publisher.own_process import process_series
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
 from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
+from vpccni.shared.exposition import CONTENT_TYPE
 from vpccni.shared.http import NOT_FOUND, HttpServer, Reply
 from vpccni.shared.messages.allocation import LedgerState, PoolState
 from vpccni.shared.messages.common import Status
