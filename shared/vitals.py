@@ -21,12 +21,12 @@ class Vitals:
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._reasons: dict[str, str] = {}
 
-    def count(self, name: str, value: float = 1, **labels: str) -> None:
-        """Add to a counter; it travels with the heartbeat."""
+    def count(self, name: str, value: float = 1, /, **labels: str) -> None:
+        """Add to a counter."""
         key = (name, tuple(sorted(labels.items())))
-        self._counters[key] = self._counters.get(key, 0) + value
+        self._counters[key] = self._counters.get(key, 0.0) + value
 
-    def observe(self, name: str, value: float, **labels: str) -> None:
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Add to a histogram: its cumulative buckets, its sum and its count travel as counters."""
         for bound in BUCKETS:
             le = "+Inf" if bound == math.inf else f"{bound:g}"
@@ -34,8 +34,8 @@ class Vitals:
         self.count(f"{name}_sum", value, **labels)
         self.count(f"{name}_count", 1, **labels)
 
-    def gauge(self, name: str, value: Callable[[], float], **labels: str) -> None:
-        """Have `value()` sampled at each heartbeat."""
+    def gauge(self, name: str, value: Callable[[], float], /, **labels: str) -> None:
+        """Have `value()` sampled whenever somebody looks."""
         self._gauges[(name, tuple(sorted(labels.items())))] = value
 
     def degraded(self, key: str, sentence: str) -> None:

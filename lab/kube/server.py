@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import jsonpatch
 
-from vpccni.lab.kube import events
+from vpccni.lab.kube import defaults, events
 from vpccni.lab.kube.resources import BY_PATH, RESOURCES, Resource
 from vpccni.lab.kube.selectors import selector
 from vpccni.lab.kube.store import ApiError, Change, Object, Store
@@ -262,6 +262,7 @@ class Handler(JsonHandler):
         new = self.body()
         if resource is EVENTS:
             events.check_new(new, at["namespace"])
+        defaults.apply(resource, new)
         self.reply(201, self.store.create(resource, at["namespace"], new))
 
     def _replace(self, resource: Resource, at: dict[str, str]) -> None:
@@ -296,9 +297,9 @@ class Handler(JsonHandler):
         self.reply(200, self.store.update(resource, at["namespace"], at["name"], change, subresource=at["sub"]))
 
     def _delete(self, resource: Resource, at: dict[str, str]) -> None:
-        self.body()
+        expected = ((self.body() or {}).get("preconditions") or {}).get("resourceVersion")
         if at["name"]:
-            return self.reply(200, self.store.delete(resource, at["namespace"], at["name"]))
+            return self.reply(200, self.store.delete(resource, at["namespace"], at["name"], expected=expected))
         keep = selector(self._query.get("labelSelector", ""), self._query.get("fieldSelector", ""))
         items, _ = self.store.list(resource, at["namespace"] or None, keep)
         for item in items:

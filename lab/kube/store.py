@@ -19,6 +19,8 @@ from vpccni.lab.kube.resources import Resource
 
 Object = dict[str, Any]
 HISTORY_KEPT = 10_000
+GENERATED_BASE = 58
+"""Of `generateName`: what is longer is cut, as a real API server does."""
 
 
 class ApiError(Exception):
@@ -73,7 +75,7 @@ class Store:
         with self.changed:
             meta = obj.setdefault("metadata", {})
             if not meta.get("name") and meta.get("generateName"):
-                meta["name"] = meta["generateName"] + uuid.uuid4().hex[:5]
+                meta["name"] = meta["generateName"][:GENERATED_BASE] + uuid.uuid4().hex[:5]
             name = meta.get("name")
             if not name:
                 raise ApiError(422, "Invalid", f"{resource.kind} is invalid: metadata.name: Required value")
@@ -111,10 +113,12 @@ class Store:
                 return self._drop(resource, namespace, name, after)
             return self._put(resource, namespace, "MODIFIED", after, before)
 
-    def delete(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Delete an object, or mark it while finalizers remain."""
+    def delete(self, resource: Resource, namespace: str, name: str, *, expected: str | None = None) -> Object:
+        """Delete an object, or mark it while finalizers remain; 409 if it is no longer at version `expected`."""
         with self.changed:
             before = self._find(resource, namespace, name)
+            if expected and expected != before["metadata"]["resourceVersion"]:
+                raise ApiError(409, "Conflict", f'{resource.plural} "{name}": the precondition does not hold')
             if not before["metadata"].get("finalizers"):
                 return self._drop(resource, namespace, name, copy.deepcopy(before))
             if before["metadata"].get("deletionTimestamp"):

@@ -11,6 +11,8 @@ node = await kube.get(NODES, NodeWire, name=node_name)
     follow      list, watch, bookmarks, 410: one connection after the other, as steps; blocking
     watch       a thread for `follow`, and the copy in the loop that its steps keep
     api         `Kube`: the watches of a process, and get, create, patch
+    election    who of several replicas leads: pure
+    leader      and its adapter, over a Lease
 """
 
 from vpccni.shared.kube.api import Kube
