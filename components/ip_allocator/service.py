@@ -413,7 +413,11 @@ class AllocatorService:
     def _publish_pool(self) -> None:
         census = self._census() if self._occupancy is not None else pools.Census(pods=len(self._ledger.held))
         cause, detail, retry_ms = ("", "", 0) if census.assignable else self._cause()
-        ready = census.assignable > 0 or census.pods > 0 or retry_ms > 0  # a full node is no broken one
+        # Without its one prefix an IPv6 node is not just full for a moment (spec ipam.md W7).
+        soon = retry_ms > 0 and not (
+            self._inventory is not None and self._inventory.ipv6 and self._inventory.growth.cause
+        )
+        ready = census.assignable > 0 or census.pods > 0 or soon  # a full node is no broken one
         self._process.publish(
             PoolState(
                 ready=ready and self._occupancy is not None,
