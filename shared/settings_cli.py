@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--changed", action="store_true", help="only what is set")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `vpccni settings | head` ends quietly
     environ = {name: text for name, text in os.environ.items() if name != "MY_POD_UID"}  # do not wait for a file
     try:
         raw = settings_file.raw_settings(arguments.run_dir, environ)

@@ -15,6 +15,7 @@ vpccni NAME                                     run one component (eni_manager, 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from vpccni.shared import names
@@ -27,6 +28,8 @@ ELSEWHERE = {
 }
 """Commands whose module has its own `main(argv)`; imported only when asked for, so that each starts fast."""
 
+EXIT_UNREAD = 141  # what a shell shows for a program that SIGPIPE ended
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -35,7 +38,12 @@ def main(argv: list[str] | None = None) -> int:
     modules = {**ELSEWHERE, **{name: f"vpccni.components.{name}.__main__" for name in names.NODE_PROCESSES}}
     module = modules.get(command, "vpccni.shared.node_cli")
     run = importlib.import_module(module).main
-    status: int = run(arguments[1:] if command in modules else arguments)
+    try:
+        status: int = run(arguments[1:] if command in modules else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `vpccni settings | head`: nobody reads on, which is no trouble
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNREAD
     return status
 
 
