@@ -1,7 +1,9 @@
 """Links, addresses, routes, rules, sysctls and firewall chains of the node and its pods, and the CNI front door.
 
-Never decides addresses and never calls AWS or Kubernetes. Core: `request`, `naming`, `facts`, `decode`, `node_plan`, `firewall`.
+Never decides addresses and never calls AWS or Kubernetes. Core: `request`, `naming`, `facts`, `decode`, `node_plan`, `firewall`,
+`connmark`, `nft_only`, `nft_tables`, `nft_expressions`, `survey`, `adoption`.
 Adapters: `frontdoor` (the plugin's socket), `rtnl` and `templates` (netlink messages), `observe`, `hearing` and `apply` (looks,
-notifications and steps of a repair), `kernel` (a start's survey, CHECK), `iptables`, `spool`. `wiring` does the steps of an ADD and
+notifications and steps of a repair), `kernel` (a start's survey, CHECK), `iptables`, `nfnetlink`, `backend`, `spool`.
+`node_firewall` makes a firewall pass, `wiring` does the steps of an ADD and
 DEL, `repair` keeps the kernel as it is wanted, `explain` and `story` tell about it; `service` joins all.
 """

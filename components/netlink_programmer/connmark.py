@@ -33,8 +33,8 @@ def wanted_table(facts: FirewallFacts) -> NftTable:
     """Return the table for a node whose connections out of the VPC are marked."""
     entry = [_leave_local()]
     entry += [_jump(prefix) for prefix in facts.veth_prefixes]
-    entry += [_restore(facts.connmark, to_set=True), _restore(facts.connmark, to_set=False)]
-    marks = (*(_return(cidr) for cidr in facts.direct_cidrs), _mark(facts.connmark))
+    entry += [restore(facts.connmark, to_set=True), restore(facts.connmark, to_set=False)]
+    marks = (*(leave_alone(cidr) for cidr in facts.direct_cidrs), set_mark(facts.connmark))
     base = NftChain(BASE_CHAIN, tuple(entry), Hook("nat", _PREROUTING, AFTER_KUBE_PROXY))
     return NftTable(TABLE, (NftChain(MARK_CHAIN, marks, any_order=True), base))
 
@@ -70,7 +70,7 @@ def _jump(prefix: str) -> NftRule:
     )
 
 
-def _restore(mark: int, *, to_set: bool) -> NftRule:
+def restore(mark: int, *, to_set: bool) -> NftRule:
     """Copy the connection's bit to the packet: one rule where it is set, one where it is not; other bits stay."""
     kept = ALL_BITS ^ mark
     found, bit = (mark, mark) if to_set else (0, 0)
@@ -89,7 +89,8 @@ def _restore(mark: int, *, to_set: bool) -> NftRule:
     )
 
 
-def _return(cidr: str) -> NftRule:
+def leave_alone(cidr: str) -> NftRule:
+    """Return the rule that ends the chain for what goes to a CIDR."""
     network = ipaddress.IPv4Network(cidr)
     return NftRule(
         f"ip daddr {cidr} return",
@@ -103,7 +104,8 @@ def _return(cidr: str) -> NftRule:
     )
 
 
-def _mark(mark: int) -> NftRule:
+def set_mark(mark: int) -> NftRule:
+    """Return the rule that marks a connection and leaves other bits."""
     return NftRule(
         f"ct mark set ct mark | {mark:#x}",
         (

@@ -51,16 +51,17 @@ def has_chain(table: str, chain: str, *, ipv6: bool = False) -> bool:
         return talk.chain(_family(ipv6=ipv6), table, chain) is not None
 
 
-def table(name: str, chains: Iterable[str]) -> NftTable | None:
-    """Return what these chains of the IPv4 table hold, None where there is no such table. Raises `KernelRefused`.
+def table(name: str, chains: Iterable[str], *, ipv6: bool = False) -> NftTable | None:
+    """Return what these chains of a table hold, None where there is no such table. Raises `KernelRefused`.
 
     Asked for one by one: a list of all chains of the node has thousands of kube-proxy's.
     """
-    if name not in table_names():
+    if name not in table_names(ipv6=ipv6):
         return None
+    family = _family(ipv6=ipv6)
     with _Talk() as talk:
-        found = [body for chain in chains if (body := talk.chain(FAMILY_IPV4, name, chain)) is not None]
-        rules = talk.dump(GETRULE, FAMILY_IPV4, _text(1, name), none_if=NOT_THERE)
+        found = [body for chain in chains if (body := talk.chain(family, name, chain)) is not None]
+        rules = talk.dump(GETRULE, family, _text(1, name), none_if=NOT_THERE)
     return read_table(name, found, rules)
 
 
@@ -145,7 +146,7 @@ class _Talk:
         parts = [_message(BATCH_BEGIN, 0, 0, 0, b"", subsystem=0, resource=SUBSYSTEM)]
         for at, step in enumerate(steps, 1):
             flags = step.flags | (rtnl.NLM_F_ACK if at == last else 0)
-            parts.append(_message(step.kind, flags, at, FAMILY_IPV4, step.body))
+            parts.append(_message(step.kind, flags, at, _family(ipv6=step.ipv6), step.body))
         parts.append(_message(BATCH_END, 0, last + 1, 0, b"", subsystem=0, resource=SUBSYSTEM))
         self._socket.send(b"".join(parts))
         while True:

@@ -25,9 +25,18 @@ FIB_ADDRESS_TYPE: Final = 3
 FIB_OF_DESTINATION: Final = 2
 FIB_OF_INPUT_LINK: Final = 8
 TYPE_LOCAL: Final = 2
+NAT_SOURCE: Final = 0
+NAT_RANDOM, NAT_FULLY_RANDOM = 4, 16
+_NAT_BY_ADDRESS: Final = 1
+"""The kernel sets and tells this flag by itself."""
+_NAT_HIGHEST_ADDRESS: Final = 4
+UNREACHABLE: Final = 0
 NETWORK_HEADER: Final = 1
 DESTINATION_OFFSET: Final = 16
 ADDRESS_BYTES: Final = 4
+DESTINATION_OFFSET_V6: Final = 24
+ADDRESS_BYTES_V6: Final = 16
+FAMILY_IPV4: Final = 2
 VERDICT_JUMP, VERDICT_RETURN = -3, -5
 LINK_NAME_BYTES: Final = 16
 
@@ -82,6 +91,24 @@ class Verdict(NamedTuple):
     chain: str = ""
 
 
+class Put(NamedTuple):
+    """Put a value into the register."""
+
+    value: bytes
+
+
+class TranslateSource(NamedTuple):
+    """Give the connection the IPv4 source address that is in the register; `flags`: how its port is chosen."""
+
+    flags: int
+
+
+class Reject(NamedTuple):
+    """Answer "unreachable" with the family's `code`, and drop."""
+
+    code: int
+
+
 class Counter(NamedTuple):
     """Count packets and bytes."""
 
@@ -93,7 +120,9 @@ class Other(NamedTuple):
     data: bytes
 
 
-Expression = Load | Store | LoadHeader | AskRoutes | Bits | Compare | Verdict | Counter | Other
+Expression = (
+    Load | Store | LoadHeader | AskRoutes | Bits | Compare | Verdict | Put | TranslateSource | Reject | Counter | Other
+)
 
 
 def number(value: int) -> bytes:
@@ -130,6 +159,13 @@ def _body(one: Expression) -> tuple[str, bytes]:
             told = attribute(1, struct.pack(">i", code))
             told += attribute(2, chain.encode() + b"\0") if chain else b""
             return "immediate", _big(1, VERDICT_REGISTER) + attribute(2 | NESTED, attribute(2 | NESTED, told))
+        case Put(value):
+            return "immediate", _big(1, REGISTER) + _value(2, value)
+        case TranslateSource(flags):
+            head = _big(1, NAT_SOURCE) + _big(2, FAMILY_IPV4) + _big(3, REGISTER)
+            return "nat", head + (_big(7, flags) if flags else b"")
+        case Reject(code):
+            return "reject", _big(1, UNREACHABLE) + attribute(2, bytes([code]))
         case Counter():
             return "counter", b""
         case Other(name, data):
@@ -173,6 +209,14 @@ def _read(name: str, data: bytes) -> Expression:
         return Bits(_bytes(parts[4]), _bytes(parts[5]))
     if name == "cmp" and _is(parts, 1, REGISTER) and {2, 3} <= parts.keys():
         return Compare(_number(parts[2]), _bytes(parts[3]))
+    if name == "immediate" and _is(parts, 1, REGISTER) and 2 in parts:
+        return Put(_bytes(parts[2]))
+    if name == "nat" and _is(parts, 1, NAT_SOURCE) and _is(parts, 3, REGISTER):
+        ours = _is(parts, 2, FAMILY_IPV4) and _is(parts, _NAT_HIGHEST_ADDRESS, REGISTER, absent=True)
+        if ours and parts.keys() <= {1, 2, 3, _NAT_HIGHEST_ADDRESS, 7}:
+            return TranslateSource(_number(parts.get(7, b"")) & ~_NAT_BY_ADDRESS)
+    if name == "reject" and _is(parts, 1, UNREACHABLE) and 2 in parts:
+        return Reject(_number(parts[2]))
     if name == "immediate" and _is(parts, 1, VERDICT_REGISTER) and 2 in parts:
         told = dict(attributes(dict(attributes(parts[2])).get(2, b"")))
         if 1 in told:
@@ -180,8 +224,8 @@ def _read(name: str, data: bytes) -> Expression:
     return Other(name, data)
 
 
-def _is(parts: dict[int, bytes], kind: int, value: int) -> bool:
-    return kind in parts and _number(parts[kind]) == value
+def _is(parts: dict[int, bytes], kind: int, value: int, *, absent: bool = False) -> bool:
+    return _number(parts[kind]) == value if kind in parts else absent
 
 
 def _number(data: bytes) -> int:

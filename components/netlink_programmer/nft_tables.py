@@ -49,10 +49,14 @@ class NftChain:
 
 @dataclass(frozen=True)
 class NftTable:
-    """A table `ip NAME`. Chains stand before those whose rules jump to them."""
+    """A table `ip NAME` or `ip6 NAME`. Chains stand before those whose rules jump to them."""
 
     name: str
     chains: tuple[NftChain, ...]
+    ipv6: bool = False
+
+    def __str__(self) -> str:
+        return f"{'ip6' if self.ipv6 else 'ip'} {self.name}"
 
 
 class NftStep(NamedTuple):
@@ -62,6 +66,7 @@ class NftStep(NamedTuple):
     flags: int
     body: bytes
     text: str
+    ipv6: bool = False
 
 
 def plan(table: NftTable, seen: NftTable | None) -> tuple[NftStep, ...]:
@@ -80,9 +85,9 @@ def plan(table: NftTable, seen: NftTable | None) -> tuple[NftStep, ...]:
     return tuple(steps)
 
 
-def removal(seen: NftTable | None) -> tuple[NftStep, ...]:
-    """Return the batch that takes the table away."""
-    return () if seen is None else (_without(seen),)
+def removal(name: str, *, ipv6: bool = False) -> tuple[NftStep, ...]:
+    """Return the batch that takes a table away with all it holds."""
+    return (_without(NftTable(name, (), ipv6)),)
 
 
 def _same(seen: NftChain, meant: NftChain) -> bool:
@@ -103,22 +108,22 @@ def _rules_of(table: NftTable, chain: NftChain) -> Sequence[NftStep]:
 
 
 def _new_table(table: NftTable) -> NftStep:
-    return NftStep(NEWTABLE, CREATE, _text(1, table.name), f"add table ip {table.name}")
+    return NftStep(NEWTABLE, CREATE, _text(1, table.name), f"add table {table}", table.ipv6)
 
 
 def _without(table: NftTable) -> NftStep:
-    return NftStep(DELTABLE, 0, _text(1, table.name), f"delete table ip {table.name}")
+    return NftStep(DELTABLE, 0, _text(1, table.name), f"delete table {table}", table.ipv6)
 
 
 def _new_chain(table: NftTable, chain: NftChain) -> NftStep:
-    body, text = _text(1, table.name) + _text(3, chain.name), f"add chain ip {table.name} {chain.name}"
+    body, text = _text(1, table.name) + _text(3, chain.name), f"add chain {table} {chain.name}"
     if chain.hook is not None:
         place = attribute(1, struct.pack(">I", chain.hook.number)) + attribute(
             2, struct.pack(">i", chain.hook.priority)
         )
         body += attribute(4 | NESTED, place) + attribute(5, struct.pack(">I", ACCEPT)) + _text(7, chain.hook.kind)
         text += f" {{ type {chain.hook.kind} hook {HOOKS[chain.hook.number]} priority {chain.hook.priority}; }}"
-    return NftStep(NEWCHAIN, CREATE, body, text)
+    return NftStep(NEWCHAIN, CREATE, body, text, table.ipv6)
 
 
 HOOKS: Final = {0: "prerouting", 2: "forward", 4: "postrouting"}
@@ -126,12 +131,13 @@ HOOKS: Final = {0: "prerouting", 2: "forward", 4: "postrouting"}
 
 def _flush(table: NftTable, chain: NftChain) -> NftStep:
     body = _text(1, table.name) + _text(2, chain.name)
-    return NftStep(DELRULE, 0, body, f"flush chain ip {table.name} {chain.name}")
+    return NftStep(DELRULE, 0, body, f"flush chain {table} {chain.name}", table.ipv6)
 
 
 def _new_rule(table: NftTable, chain: NftChain, rule: NftRule) -> NftStep:
     body = _text(1, table.name) + _text(2, chain.name) + attribute(4 | NESTED, encode(rule.expressions))
-    return NftStep(NEWRULE, CREATE | APPEND, body, f"add rule ip {table.name} {chain.name} {rule.text}")
+    text = f"add rule {table} {chain.name} {rule.text}"
+    return NftStep(NEWRULE, CREATE | APPEND, body, text, table.ipv6)
 
 
 def _text(kind: int, value: str) -> bytes:

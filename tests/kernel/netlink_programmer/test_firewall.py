@@ -353,3 +353,32 @@ def test_the_block_comes_first_and_stays_when_others_come_before_it(space: Space
         assert rules[2] == "-A FORWARD -j ACCEPT"
         space.run(f"{family}-{backend}", "-I", "FORWARD", "1", "-s", "10.9.9.9" if comment == "IPv4" else "::9")
     assert apply(space, facts) == 0
+
+
+@pytest.mark.spec("dataplane.18.23")
+def test_a_node_without_iptables_has_all_in_nft_and_none_of_it_once_there_is_iptables(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(FACTS, block_ipv4=True, block_ipv6=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        assert apply(space, facts) == 3
+        assert apply(space, facts) == 0
+    assert space.run("nft", "list", "tables").split("\n") == [
+        "table ip aws-cni",
+        "table ip vpccni",
+        "table ip6 vpccni",
+        "",
+    ]
+    listed = re.sub(r"counter packets \d+ bytes \d+ ", "", space.run("nft", "list", "ruleset"))
+    for line in (
+        'oifname != "vlan*" fib daddr type != local snat to 10.0.104.183 fully-random',
+        'iifname "eth0" fib daddr . iif type local ct mark set ct mark | 0x00000080',
+        'iifname "vlan*" ct mark & 0x00000080 == 0x00000080 meta mark set meta mark | 0x00000080',
+        "ip daddr 169.254.172.0/22 ct state new reject",
+        "ip6 daddr fd00::ac:0/118 ct state new reject",
+    ):
+        assert line in listed
+    apply(space, facts)
+    assert "vpccni" not in space.run("nft", "list", "tables")
+    assert "--to-source" in space.run("iptables-nft-save")

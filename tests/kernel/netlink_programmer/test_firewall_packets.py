@@ -1,4 +1,4 @@
-"""What the firewall does to real packets: a pod, its node and the world behind it, in every mode and both back-ends.
+"""What the firewall does to real packets: a pod, its node and the world behind it, in every mode, in both back-ends and without iptables.
 
     pod 10.0.1.5 ── enic0ffee │ node │ eth0 10.0.0.10 ── wan 10.0.0.1, 10.0.9.9, 203.0.113.10
 
@@ -56,10 +56,15 @@ class World:
     pod: Space
     outside: Space
     backend: Backend
+    has_iptables: bool
 
     def apply(self, facts: FirewallFacts) -> None:
         firewall = NodeFirewall()
-        self.node.do(lambda: firewall.make_right(facts))
+        with pytest.MonkeyPatch.context() as patch:
+            if not self.has_iptables:
+                patch.setenv("PATH", "/nowhere")
+            self.node.do(lambda: firewall.make_right(facts))
+            assert self.node.do(lambda: firewall.make_right(facts)) == 0
 
     def seen_from(self, target: str, port: int = PORT) -> tuple[str, int, int]:
         """Send one packet from the pod and get it echoed; return the address and port the target saw, and the pod's port."""
@@ -85,7 +90,7 @@ def bound(address: str, port: int) -> socket.socket:
     return one
 
 
-@pytest.fixture(params=list(Backend))
+@pytest.fixture(params=[*Backend, pytest.param("none", marks=pytest.mark.spec("dataplane.18.23"))])
 def world(request: Any, space: Space, new_pod: Callable[[], Space]) -> World:
     pod, outside = new_pod(), new_pod()
     for one in (space, outside):
@@ -103,8 +108,9 @@ def world(request: Any, space: Space, new_pod: Callable[[], Space]) -> World:
         for line in lines:
             where.run("ip", *line.split())
     space.run("nft", "-f", "-", text=WATCH)
-    space.run(f"iptables-{request.param}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
-    return World(space, pod, outside, request.param)
+    backend = Backend.LEGACY if request.param == "legacy" else Backend.NFT
+    space.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    return World(space, pod, outside, backend, request.param != "none")
 
 
 @pytest.mark.parametrize(("randomize", "keeps_its_port"), [("prng", False), ("hashrandom", False), ("none", True)])

@@ -210,3 +210,32 @@ def test_a_new_cidr_of_the_vpc_whose_rules_fail_is_tried_again(node: Any) -> Non
         node.lab.ec2_settings(more_vpc_cidrs=[])
         node.node.kill("eni_manager")
     until(lambda: "100.64" not in saved(node, "nft", "nat") + node.shell(marks), node.story)
+
+
+@contextmanager
+def without_iptables(node: Any) -> Iterator[None]:
+    """No iptables program of the node can be run, in its own mount namespace."""
+    programs = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"]
+    node.node.exec(["sh", "-c", "echo > /run/no-program; chmod 644 /run/no-program"])
+    for program in programs:
+        node.node.exec(["mount", "--bind", "/run/no-program", program])
+    try:
+        yield
+    finally:
+        for program in programs:
+            node.node.exec(["umount", program])
+
+
+@pytest.mark.spec("dataplane.18.23")
+def test_pods_of_a_node_without_iptables_reach_the_internet(node: Any, second: list[Any]) -> None:
+    tables = "nft list tables"
+    with sign(node, "nft"), without_iptables(node):
+        node.node.exec(["nft", "delete", "table", "ip", "nat"])
+        node.node.kill("netlink_programmer")
+        until(lambda: "table ip vpccni" in node.shell(tables), node.story)
+        for pod in second:
+            assert pod.exec(["ping", "-c", "3", "-i", "0.1", "-W", "2", INTERNET_ADDRESS], check=False).returncode == 0
+        until(lambda: status(node).state == "serving", lambda: str(reasons(node)))
+    node.node.kill("netlink_programmer")
+    until(lambda: "vpccni" not in node.shell(tables), lambda: node.shell(tables))
+    assert "--to-source" in saved(node, "nft", "nat")

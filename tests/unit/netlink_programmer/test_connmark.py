@@ -96,8 +96,7 @@ def test_a_table_without_our_chains_gets_them() -> None:
     texts = [step.text for step in plan(WANTED, NftTable(TABLE, ()))]
     assert texts[0] == f"add chain ip {TABLE} {MARK_CHAIN}"
     assert texts[1].endswith("{ type nat hook prerouting priority -90; }")
-    assert removal(None) == ()
-    assert [step.text for step in removal(WANTED)] == [f"delete table ip {TABLE}"]
+    assert [step.text for step in removal(TABLE)] == [f"delete table ip {TABLE}"]
 
 
 def test_every_prefix_of_running_pods_is_marked() -> None:
@@ -119,6 +118,9 @@ expressions = st.one_of(
     st.builds(nft.Bits, values, values),
     st.builds(nft.Compare, st.integers(0, 5), st.binary(min_size=1, max_size=16)),
     st.builds(nft.Verdict, st.integers(-5, 1), st.sampled_from(["", "snat-mark"])),
+    st.builds(nft.Put, st.binary(min_size=1, max_size=16)),
+    st.builds(nft.TranslateSource, st.sampled_from([0, nft.NAT_RANDOM, nft.NAT_FULLY_RANDOM])),
+    st.builds(nft.Reject, st.integers(0, 5)),
     st.just(nft.Counter()),
 )
 
