@@ -65,6 +65,7 @@ def node_environment(
         "VPCCNI_LAB": "1",
         "VPCCNI_KILL_POINTS": "1",
         "VPCCNI_PYTHON": sys.executable,
+        "VPCCNI_COMPAT": "false",
         "VPCCNI_RUN_DIR": "/var/run/aws-node",
         "VPCCNI_LOG_DIR": "/var/log/aws-routed-eni",
         "PYTHONSAFEPATH": "1",

@@ -12,6 +12,7 @@ IP_ALLOCATOR: Final = "ip_allocator"
 NETLINK_PROGRAMMER: Final = "netlink_programmer"
 POLICY_AGENT: Final = "policy_agent"
 METRICS_PUBLISHER: Final = "metrics_publisher"
+COMPAT: Final = "compat"
 
 NODE_PROCESSES: Final = (ENI_MANAGER, IP_ALLOCATOR, NETLINK_PROGRAMMER, POLICY_AGENT, METRICS_PUBLISHER)
-"""The five processes of a node (design 3); start order does not matter."""
+"""The five processes of a node (design 3); start order does not matter. `COMPAT` is not needed by any of them."""

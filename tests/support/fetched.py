@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,22 @@ def go_program(module: str, folder: Path, **env: str) -> Path:
     return program
 
 
+def go_program_in_module(module: str, package: str, folder: Path, **env: str) -> Path:
+    """Build a program inside its module (`path@version`), as `go install` refuses for one whose go.mod replaces others."""
+    program = folder / package.rpartition("/")[2]
+    if not program.exists():
+        if shutil.which("go") is None:
+            pytest.skip(f"{module} is built with Go, which is not on this machine")
+        settings = {**os.environ, "CGO_ENABLED": "0", **env}
+        told = _fetch(["go", "mod", "download", "-json", module], GO_WITHIN_S, env=settings)
+        source = folder / "source"
+        shutil.copytree(json.loads(told)["Dir"], source)
+        for entry in (source, *source.rglob("*")):
+            entry.chmod(entry.stat().st_mode | 0o200)  # the module cache is read-only
+        _fetch(["go", "build", "-o", str(program), package], GO_WITHIN_S, env=settings, cwd=source)
+    return program
+
+
 def debian_programs(packages: tuple[str, ...], folder: Path) -> Path:
     """Unpack Debian packages, without installing them, into a folder, unless they are there; return its root."""
     root = folder / "root"
@@ -34,10 +51,11 @@ def debian_programs(packages: tuple[str, ...], folder: Path) -> Path:
     return root
 
 
-def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired:
         pytest.skip(f"{' '.join(argv[:3])} did not end within {within_s} s")
     if done.returncode != 0:
         pytest.skip(f"{' '.join(argv[:3])} cannot be had here: {done.stderr.strip()[-300:]}")
+    return done.stdout

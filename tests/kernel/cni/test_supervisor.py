@@ -37,6 +37,7 @@ class Supervised:
         env = {
             **os.environ,
             "VPCCNI_PYTHON": str(interpreter),
+            "VPCCNI_COMPAT": "false",
             "VPCCNI_RUN_DIR": str(folder),
             "VPCCNI_LOG_DIR": str(folder),
         }
