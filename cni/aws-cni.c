@@ -40,18 +40,18 @@
 #define LOG_FLAGS (O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) /* a FIFO must not hold the call */
 #define ROTATE_BYTES (100 << 20)
 #define ROTATE_FILES 5
-#define DESCRIPTORS 5
+#define DESCRIPTORS 6
 #define SPOOL_AFTER_MS 3000   /* a DEL that meets no open door this long is kept for later */
 #define CONNECT_FIRST_MS 10
 #define CONNECT_AT_MOST_MS 100
 #define VERSIONS "\"0.1.0\", \"0.2.0\", \"0.3.0\", \"0.3.1\", \"0.4.0\", \"1.0.0\", \"1.1.0\""
 
-enum { NETNS, NETLINK_SOCKET, POD_SYSCTL, HOST_SYSCTL, LOG_FILE };
+enum { NETNS, NETLINK_SOCKET, POD_SYSCTL, HOST_SYSCTL, LOG_FILE, EGRESS_STATE };
 
 static char config[STDIN_BYTES + 1], environment[ENV_BYTES], reply[REPLY_BYTES + 1];
 static size_t config_bytes, environment_bytes;
 static char cni_version[TEXT_BYTES] = "0.4.0";
-static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1, -1};
+static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1, -1, -1};
 static int log_fd = -1; /* the descriptor that is passed on, or the runtime's standard error, which is not */
 extern char **environ;
 
@@ -92,8 +92,9 @@ static const char *string_end(const char *at)
     return *at ? at : NULL;
 }
 
-/* Copy the value of a top-level string key. Bounded and forgiving: anything unusual leaves `value` as it is. */
-static void top_level(const char *key, char *value, size_t room)
+/* Copy the value of a string key, of the first of that name `level` braces deep. Bounded and forgiving: anything unusual leaves
+ * `value` as it is. */
+static void text_of(int level, const char *key, char *value, size_t room)
 {
     int depth = 0;
     size_t length = strlen(key);
@@ -108,7 +109,7 @@ static void top_level(const char *key, char *value, size_t room)
                 return;
             for (after = end + 1; isspace((unsigned char)*after); after++)
                 ;
-            if (depth == 1 && *after == ':' && (size_t)(end - at - 1) == length && !memcmp(at + 1, key, length)) {
+            if (depth == level && *after == ':' && (size_t)(end - at - 1) == length && !memcmp(at + 1, key, length)) {
                 for (after++; isspace((unsigned char)*after); after++)
                     ;
                 const char *stop = *after == '"' ? string_end(after) : NULL;
@@ -122,6 +123,11 @@ static void top_level(const char *key, char *value, size_t room)
             at = end;
         }
     }
+}
+
+static void top_level(const char *key, char *value, size_t room)
+{
+    text_of(1, key, value, room);
 }
 
 static int read_config(void)
@@ -313,6 +319,23 @@ static int converse(int fd, int kind, int64_t deadline)
     return head.exit_code;
 }
 
+/* Open the folder of host-local's reservations for the programmer, which does not see the host's file system. An ADD makes it. */
+static void open_egress_state(const char *command)
+{
+    char path[TEXT_BYTES] = "/var/lib/cni/networks", enabled[TEXT_BYTES] = "";
+    text_of(2, "dataDir", path, sizeof path);
+    top_level("enabled", enabled, sizeof enabled);
+    if (!strcmp(command, "ADD") && !strcmp(enabled, "true")) {
+        for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
+            *at = 0;
+            mkdir(path, 0755); /* most are there; what is missing in the end shows when it is opened */
+            *at = '/';
+        }
+        mkdir(path, 0755);
+    }
+    descriptors[EGRESS_STATE] = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 /* Keep a DEL for later: the programmer replays the folder before it opens its door again. Returns 0, or -1 with errno. */
 static int spool(const char *folder)
 {
@@ -460,9 +483,10 @@ int main(int count, char **arguments)
         return fail(4, "Letters, digits, and after the first also _ . -", "CNI_CONTAINERID has invalid characters: %.80s", container);
     if (interface && *interface && !is_interface_name(interface))
         return fail(4, "1 to 15 characters without / : and white space", "CNI_IFNAME is no interface name: %.40s", interface);
-    if (strcmp(own, "egress-cni") == 0 && environment_bytes + 27 < ENV_BYTES) {
-        memcpy(environment, "VPCCNI_PLUGIN=egress-cni", 25);
-        environment_bytes = 25;
+    if (!strcmp(own, "egress-cni")) {
+        environment_bytes = sizeof "VPCCNI_PLUGIN=egress-cni"; /* with its NUL; the room is still empty */
+        memcpy(environment, "VPCCNI_PLUGIN=egress-cni", environment_bytes);
+        open_egress_state(command);
     }
     if (gather_environment())
         return fail(4, NULL, "the CNI_* variables are longer than %d bytes", ENV_BYTES);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vpccni.shared.settings import Settings
 
@@ -17,13 +17,26 @@ NAME: Final = "10-aws.conflist"
 OURS: Final = ("aws-cni", "egress-cni")
 """Names our one executable has."""
 RUN_DIR: Final = Path("/var/run/aws-node")
-EGRESS_LOG: Final = "/var/log/aws-routed-eni/egress-v6-plugin.log"
-EGRESS_SUBNET: Final = "fd00::ac:00/118"
-EGRESS_STATE: Final = "/run/cni/v4pd/egress-v6-ipam"
 
 
-def render(settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] = ()) -> bytes:
+class Egress(NamedTuple):
+    """The addresses pods have of the other family than their own, and where host-local keeps what is reserved."""
+
+    subnet: str
+    everywhere: str
+    state: str
+
+
+V4_EGRESS: Final = Egress("169.254.172.0/22", "0.0.0.0/0", "/run/cni/v6pd/egress-v4-ipam")  # spec dataplane.md 4.1
+V6_EGRESS: Final = Egress("fd00::ac:00/118", "::/0", "/run/cni/v4pd/egress-v6-ipam")
+
+
+def render(
+    settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] = (), *, egress_address: str = ""
+) -> bytes:
     """Return the file's bytes. The front door's place stands in it only where it is not the one compiled into the plugin.
+
+    `egress_address`: the node's own address of the family that pods lack; without one there is no egress.
 
     `versions`: what all plugins of the chain speak. Runtimes take the highest they know themselves, so none may be in it that one
     plugin refuses. CHECK stays switched off, as the reference has it, while it would fail on pods that are well. The plugins'
@@ -38,7 +51,7 @@ def render(settings: Settings, run_dir: Path = RUN_DIR, versions: Sequence[str] 
     document["name"] = "aws-cni"
     if not is_checked:
         document["disableCheck"] = True
-    document["plugins"] = plugins(settings, run_dir)
+    document["plugins"] = plugins(settings, run_dir, egress_address)
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
@@ -49,12 +62,17 @@ def versions_in(raw: Mapping[str, str]) -> list[str]:
 
 def chained(settings: Settings) -> list[str]:
     """Return the types of the plugins that are not ours."""
-    types = [str(plugin["type"]) for plugin in plugins(settings, RUN_DIR)]
+    types = [str(plugin["type"]) for plugin in plugins(settings, RUN_DIR, "")]
     return [kind for kind in types if kind not in OURS]
 
 
-def plugins(settings: Settings, run_dir: Path) -> list[dict[str, Any]]:
-    """Return the chain: aws-cni, egress-cni (off on an IPv4 node), portmap, and bandwidth and tuning where asked for."""
+def egress_wanted(settings: Settings) -> bool:
+    """Tell whether pods shall reach the family that they have no address of."""
+    return settings.v4_egress if settings.ipv6 else settings.v6_egress
+
+
+def plugins(settings: Settings, run_dir: Path, egress_address: str) -> list[dict[str, Any]]:
+    """Return the chain: aws-cni, egress-cni (often switched off), portmap, and bandwidth and tuning where asked for."""
     own: dict[str, Any] = {
         "name": "aws-cni",
         "type": "aws-cni",
@@ -65,20 +83,22 @@ def plugins(settings: Settings, run_dir: Path) -> list[dict[str, Any]]:
         "pluginLogLevel": settings.plugin_log_level,
         "capabilities": {"io.kubernetes.cri.pod-annotations": True},
     }
+    other = V4_EGRESS if settings.ipv6 else V6_EGRESS
+    enabled = egress_wanted(settings) and bool(egress_address)
     egress: dict[str, Any] = {
         "name": "egress-cni",
         "type": "egress-cni",
         "mtu": str(settings.pod_mtu),
-        "enabled": "false",
+        "enabled": str(enabled).lower(),
         "randomizeSNAT": settings.randomize_snat,
-        "nodeIP": "",
+        "nodeIP": egress_address if enabled or settings.ipv6 else "",
         "ipam": {
             "type": "host-local",
-            "ranges": [[{"subnet": EGRESS_SUBNET}]],
-            "routes": [{"dst": "::/0"}],
-            "dataDir": EGRESS_STATE,
+            "ranges": [[{"subnet": other.subnet}]],
+            "routes": [{"dst": other.everywhere}],
+            "dataDir": other.state,
         },
-        "pluginLogFile": EGRESS_LOG,
+        "pluginLogFile": settings.egress_log_file,
         "pluginLogLevel": settings.plugin_log_level,
     }
     if run_dir.resolve() != RUN_DIR.resolve():

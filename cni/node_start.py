@@ -21,7 +21,9 @@ from vpccni.shared import settings_file
 from vpccni.shared.process import RUN_DIR_DEFAULT
 from vpccni.shared.settings import Settings, read
 
-LOOSE_RP_FILTER: Final = "2"  # spec dataplane.md 2.4
+LOOSE_RP_FILTER: Final = "2"  # spec dataplane.md 2.4, like the next one
+ACCEPT_RA_OF_A_ROUTER: Final = "2"
+"""A node that forwards takes no router advertisements else, and its IPv6 default route would run out."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,6 +84,12 @@ def set_sysctls(settings: Settings, primary: str) -> None:
     early_demux = Path("/proc/sys/net/ipv4/tcp_early_demux")
     if early_demux.exists():
         _set(early_demux, "1" if settings.tcp_early_demux else "0")
+    of_ipv6 = Path("/proc/sys/net/ipv6/conf")
+    if settings.ipv6:
+        _set(of_ipv6 / "all/disable_ipv6", "0")
+    if settings.ipv6 or settings.v6_egress:
+        _set(of_ipv6 / "all/forwarding", "1")
+        _set(of_ipv6 / f"{primary}/accept_ra", ACCEPT_RA_OF_A_ROUTER)
 
 
 def install_plugin(folder: Path) -> None:

@@ -28,7 +28,6 @@ CHECKPOINT_DEFAULT: Final = "/var/run/aws-node/ipam.json"
 
 UNSUPPORTED_BOOLS: Final = {
     "ENABLE_POD_ENI": False,
-    "ENABLE_V6_EGRESS": False,
 }
 """Settings whose feature this release does not have: another value than the default stops the start, by name."""
 
@@ -82,6 +81,11 @@ class Settings:
     pod_mtu: int = MTU_MAX  # POD_MTU, else AWS_VPC_ENI_MTU
     bandwidth_plugin: bool = False  # ENABLE_BANDWIDTH_PLUGIN
     disable_pod_v6: bool = False  # DISABLE_POD_V6
+    v4_egress: bool = True  # ENABLE_V4_EGRESS, of pods on IPv6 nodes
+    v6_egress: bool = False  # ENABLE_V6_EGRESS, of pods on IPv4 nodes
+    egress_log_file: str = (
+        "/var/log/aws-routed-eni/egress-v6-plugin.log"  # AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE (IPv6 nodes: V4)
+    )
     tcp_early_demux: bool = True  # not DISABLE_TCP_EARLY_DEMUX
     host_bin_path: str = "/host/opt/cni/bin"  # HOST_CNI_BIN_PATH
     host_conf_path: str = "/host/etc/cni/net.d"  # HOST_CNI_CONFDIR_PATH
@@ -206,6 +210,9 @@ def read(raw: Mapping[str, str]) -> Reading:
         pod_mtu=reader.number("POD_MTU", eni_mtu, mtu_min, MTU_MAX),
         bandwidth_plugin=reader.flag("ENABLE_BANDWIDTH_PLUGIN", False),
         disable_pod_v6=reader.flag("DISABLE_POD_V6", False),
+        v4_egress=reader.flag("ENABLE_V4_EGRESS", True),
+        v6_egress=reader.flag("ENABLE_V6_EGRESS", False),
+        egress_log_file=_egress_log(reader, ipv6=ipv6),
         tcp_early_demux=not reader.flag("DISABLE_TCP_EARLY_DEMUX", False),
         host_bin_path=reader.text("HOST_CNI_BIN_PATH", "/host/opt/cni/bin"),
         host_conf_path=reader.text("HOST_CNI_CONFDIR_PATH", "/host/etc/cni/net.d"),
@@ -273,6 +280,15 @@ def _plugin_log(reader: _Reader) -> str:
         reader.errors.append(
             f"AWS_VPC_K8S_PLUGIN_LOG_FILE={path!r}: the plugin's standard output is the CNI result; use stderr or a path"
         )
+    return path
+
+
+def _egress_log(reader: _Reader, *, ipv6: bool) -> str:
+    family = 4 if ipv6 else 6  # the family that pods lack
+    name = f"AWS_VPC_K8S_EGRESS_V{family}_PLUGIN_LOG_FILE"
+    path = reader.text(name, f"/var/log/aws-routed-eni/egress-v{family}-plugin.log")
+    if path.lower() == "stdout":
+        reader.errors.append(f"{name}={path!r}: the plugin's standard output is the CNI result; use stderr or a path")
     return path
 
 

@@ -68,8 +68,8 @@ TABLE: Final = _rows("""
     AWS_VPC_K8S_CNI_LOG_FILE | | each process logs to its own file, which the supervisor names
     AWS_VPC_K8S_PLUGIN_LOG_FILE | plugin_log_file | the plugin's log
     AWS_VPC_K8S_PLUGIN_LOG_LEVEL | plugin_log_level | the plugin's log level
-    AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE | | log of the egress plugin on IPv6 nodes
-    AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE | | log of the egress plugin on IPv4 nodes
+    AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE | egress_log_file | log of the egress plugin on IPv6 nodes
+    AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE | egress_log_file | log of the egress plugin on IPv4 nodes
     AWS_VPC_K8S_CNI_EXTERNALSNAT | external_snat | leave SNAT to something outside the node
     AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS | exclude_snat_cidrs | destinations without SNAT
     AWS_EXTERNAL_SERVICE_CIDRS | external_service_cidrs | destinations reached through the main table
@@ -79,8 +79,8 @@ TABLE: Final = _rows("""
     AWS_VPC_K8S_CNI_VETHPREFIX | veth_prefix | head of the host veths' names
     AWS_VPC_ENI_MTU | eni_mtu | MTU of ENIs
     POD_MTU | pod_mtu | MTU of pods
-    ENABLE_V6_EGRESS | | IPv6 egress of pods on IPv4 nodes
-    ENABLE_V4_EGRESS | | IPv4 egress of pods on IPv6 nodes
+    ENABLE_V6_EGRESS | v6_egress | IPv6 egress of pods on IPv4 nodes
+    ENABLE_V4_EGRESS | v4_egress | IPv4 egress of pods on IPv6 nodes
     ENABLE_BANDWIDTH_PLUGIN | bandwidth_plugin | chain the bandwidth plugin
     DISABLE_POD_V6 | disable_pod_v6 | switch IPv6 off in pods
     DISABLE_TCP_EARLY_DEMUX | tcp_early_demux | whether TCP early demux stays on
@@ -94,6 +94,11 @@ IPV4_ONLY: Final = frozenset(
     DISABLE_LEAKED_ENI_CLEANUP""".split()
 )
 """What an IPv6 node has no use for: nothing there is grown, shrunk or swept (spec env.md 1, ipam.md 17)."""
+
+
+IPV4_NODES_ONLY: Final = frozenset({"ENABLE_V6_EGRESS", "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE"})
+IPV6_NODES_ONLY: Final = frozenset({"ENABLE_V4_EGRESS", "AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE"})
+"""Egress is into the family that the node's pods do not have."""
 
 
 def note(name: str, settings: Settings) -> str:
@@ -113,6 +118,8 @@ def note(name: str, settings: Settings) -> str:
         return "no effect: SNAT is external"
     if name == "AWS_VPC_K8S_CNI_RANDOMIZESNAT" and settings.external_snat:
         return "no effect: SNAT is external"
+    if name in (IPV4_NODES_ONLY if settings.ipv6 else IPV6_NODES_ONLY):
+        return f"no effect on an {'IPv6' if settings.ipv6 else 'IPv4'} node"
     if name in UNSUPPORTED_BOOLS:
         return "not supported by this release"
     return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl
-from vpccni.components.netlink_programmer.dad import DuplicateDetection
+from vpccni.components.netlink_programmer.dad import DuplicateDetection, host_end_passed
 from vpccni.components.netlink_programmer.facts import IPV6, family_of
 from vpccni.components.netlink_programmer.frontdoor import HOST_SYSCTL, NETLINK, POD_SYSCTL, Frame
 from vpccni.components.netlink_programmer.naming import host_veth_name, pod_interface_name
@@ -130,8 +130,9 @@ class Adding:
                     table=one.route_table,
                     host_sysctl=frame.descriptors.get(HOST_SYSCTL, -1),
                 )
-            for detection in detections:
+            for pair, detection in detections:
                 await detection.passed(deadline=deadline)
+                await host_end_passed(self.process.loop, pair.ifindex, on=pair.host_veth, deadline=deadline)
         except (KernelRefused, BusError, OSError) as error:
             await self._undo(request, pod_socket, pairs, interfaces, trace=trace)
             code = CODE_TRY_AGAIN if isinstance(error, BusError) else CODE_OWN
@@ -158,7 +159,7 @@ class Adding:
         pod_socket: rtnl.RouteSocket,
         pairs: Sequence[VethPair],
         interfaces: Sequence[AssignedInterface],
-    ) -> list[DuplicateDetection]:
+    ) -> list[tuple[VethPair, DuplicateDetection]]:
         """Configure the pod's ends; return what is to be waited for once the host ends are up."""
         detections = []
         for pair, one in zip(pairs, interfaces, strict=True):
@@ -167,7 +168,8 @@ class Adding:
                 folder = frame.descriptors.get(POD_SYSCTL, -1)
                 self.wirer.enable_ipv6(folder, ifname=ifname, host_veth=pair.host_veth)
                 on = f"{ifname} of {request.pod}"
-                detections.append(DuplicateDetection(self.process.loop, pod_socket, pair.pod_ifindex, on=on))
+                detection = DuplicateDetection(self.process.loop, pod_socket, pair.pod_ifindex, on=on)
+                detections.append((pair, detection))
             self.wirer.configure_pod(pod_socket, pair, address=one.address)
         return detections
 

@@ -2,10 +2,12 @@
 
 The kernel begins once the host end is up, waits up to a second at random and a second for an answer. It notifies of each address that
 passed or failed; so the socket listens before the host end goes up, and is asked anew after every notification, never by the clock.
+The host end's own link-local address is waited for too: before, the node cannot ask where the pod is, and the pod gets no packet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from typing import Final
@@ -24,10 +26,11 @@ _ADDRESS: Final = struct.Struct("=BBBBI")
 
 
 class DuplicateDetection:
-    """Of one interface of a pod. Make it before the host end goes up, then wait for `passed`."""
+    """Of one interface, whose namespace the socket is of. Make it before there is carrier, then wait for `passed`."""
 
     def __init__(self, loop: Loop, socket: RouteSocket, ifindex: int, *, on: str) -> None:
         self._loop, self._socket, self._ifindex, self._on = loop, socket, ifindex, on
+        socket.check_strictly()
         socket.join(RTNLGRP_IPV6_IFADDR)
 
     async def passed(self, *, deadline: float) -> None:
@@ -38,7 +41,7 @@ class DuplicateDetection:
             before = self._socket.heard
             flags = self._flags()
             if any(one & _FAILED for one in flags):
-                raise KernelRefused("an address of the pod is a duplicate", on=self._on, why="somebody answers for it")
+                raise KernelRefused("an IPv6 address is a duplicate", on=self._on, why="somebody answers for it")
             if self._socket.heard != before:
                 continue  # read along with the answer: it may say more than the answer does
             if not any(one & _TENTATIVE for one in flags):
@@ -53,14 +56,9 @@ class DuplicateDetection:
 
     def _flags(self) -> list[int]:
         """Return the flags of the interface's IPv6 addresses."""
-        query = _ADDRESS.pack(IPV6, 0, 0, 0, 0)
+        query = _ADDRESS.pack(IPV6, 0, 0, 0, self._ifindex)
         answers = self._socket.dump(RTM_GETADDR, query, on=self._on, none_if=(errno.ENODEV,))
-        return [
-            flags
-            for _, payload in answers
-            for _, _, flags, _, ifindex in [_ADDRESS.unpack_from(payload)]
-            if ifindex == self._ifindex
-        ]
+        return [flags for _, _, flags, _, _ in (_ADDRESS.unpack_from(payload) for _, payload in answers)]
 
     def _something(self, within_s: float) -> Future[bool]:
         """Return True once there is something to read, False when `within_s` passed."""
@@ -75,3 +73,9 @@ class DuplicateDetection:
         timer = self._loop.call_later(max(0.0, within_s), lambda: end(value=False))
         self._loop.watch(self._socket.descriptor, lambda: end(value=True))
         return heard
+
+
+async def host_end_passed(loop: Loop, ifindex: int, *, on: str, deadline: float) -> None:
+    """Wait for the link-local address of a host end that has carrier for a second or more. Raises `KernelRefused`."""
+    with contextlib.closing(RouteSocket()) as socket:
+        await DuplicateDetection(loop, socket, ifindex, on=on).passed(deadline=deadline)

@@ -104,6 +104,14 @@ def _address(payload: bytes) -> Address | None:
     return Address(ifindex, f"{_text_of(found.get(2, found.get(1)))}/{length}")
 
 
+def link_local(payload: bytes, ifindex: int) -> str:
+    """Return the address in an answer about addresses if it is this link's IPv6 link-local one, else ""."""
+    family, _, _, scope, index = _ADDRESS.unpack_from(payload)
+    if (family, scope, index) != (IPV6, _SCOPE_LINK, ifindex):
+        return ""
+    return _text_of(dict(_attributes(payload, _ADDRESS.size)).get(1))
+
+
 def _link(payload: bytes) -> Link | None:
     family, _, ifindex, flags, _ = _LINK.unpack_from(payload)
     if family != 0:

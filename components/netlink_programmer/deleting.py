@@ -16,7 +16,9 @@ from typing import Final
 
 from vpccni.components.netlink_programmer import observe
 from vpccni.components.netlink_programmer import request as cni
+from vpccni.components.netlink_programmer.egress import Egress
 from vpccni.components.netlink_programmer.facts import IPV4, IPV6
+from vpccni.components.netlink_programmer.frontdoor import EGRESS_STATE, Frame
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 from vpccni.components.netlink_programmer.request import CniRequest
 from vpccni.components.netlink_programmer.spool import Spool, Spooled
@@ -24,12 +26,15 @@ from vpccni.components.netlink_programmer.strangers import leftover
 from vpccni.components.netlink_programmer.wired_pods import WiredPods
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer
 from vpccni.shared import names
-from vpccni.shared.errors import BusError, CniFailure
+from vpccni.shared.errors import BusError, CniFailure, KernelRefused
 from vpccni.shared.messages.allocation import Release, Released
 from vpccni.shared.messages.base import Message, Sandbox
 from vpccni.shared.messages.policy import Detach
 from vpccni.shared.process import Process
 
+PLUGIN: Final = "VPCCNI_PLUGIN"
+"""The plugin's other name, when it was called under that, in a frame's environment."""
+EGRESS: Final = "egress-cni"
 RELEASE_WITHIN_S: Final = 0.5
 DETACH_WITHIN_S: Final = 5.0
 
@@ -42,11 +47,20 @@ class Deleting:
     wirer: Wirer
     wired: WiredPods
     spool: Spool
+    egress: Egress
     booked: Callable[[Sandbox], Collection[str]]
     in_flight: Callable[[], Collection[str]]
     changed: Callable[[Sequence[Wired]], None]
     """Told of every sandbox that was taken down."""
     _replaying: set[str] = field(default_factory=set)
+
+    async def delete_egress(self, request: CniRequest, frame: Frame, *, trace: str) -> None:
+        """End a sandbox's egress. What fails is spooled: an error would keep the runtime from deleting the pod's own network."""
+        try:
+            await self.egress.delete(request, frame.descriptors.get(EGRESS_STATE, -1))
+        except (KernelRefused, OSError) as error:
+            self.process.log.warning("egress kept for later", trace=trace, sandbox=str(request.sandbox), why=str(error))
+            self.spool.put(frame.env, frame.stdin)
 
     async def delete(self, request: CniRequest, env: Mapping[str, str], stdin: bytes, *, trace: str) -> None:
         """Take a sandbox down and give its address back; a release nobody confirms is kept in the spool."""
@@ -113,12 +127,21 @@ class Deleting:
     async def _replay_one(self, spooled: Spooled) -> None:
         try:
             request = cni.parse({**spooled.env, "CNI_COMMAND": "DEL"}, spooled.stdin)
-            await self.take_down(request)
-            if await self.release(request.sandbox, trace="spool"):
+            if await self._repeat(request, spooled.env):
                 self.spool.done(spooled)
                 self.process.count("vpccni_spool_replayed")
+        except (KernelRefused, OSError) as error:
+            self.process.log.warning("spooled deletion still fails", path=str(spooled.path), why=str(error))
         except CniFailure as error:
             self.process.log.error("spooled deletion cannot be read", path=str(spooled.path), error=str(error))
             os.rename(spooled.path, spooled.path.with_suffix(".bad"))
         finally:
             self._replaying.discard(spooled.path.name)
+
+    async def _repeat(self, request: CniRequest, env: Mapping[str, str]) -> bool:
+        """Carry out a spooled deletion; False when it is not confirmed yet."""
+        if env.get(PLUGIN) == EGRESS:
+            await self.egress.delete(request)
+            return True
+        await self.take_down(request)
+        return await self.release(request.sandbox, trace="spool")

@@ -103,6 +103,15 @@ class EniKeeper:
             external_cidrs=settings.external_service_cidrs,
         )
 
+    def egress_address(self) -> str:
+        """Return the node's own address of the family that its pods do not have; "" where it has none, or before the first inventory."""
+        inventory = self._inventory
+        if inventory is None:
+            return ""
+        if inventory.ipv6:
+            return inventory.primary_address
+        return next((eni.primary_ipv6 for eni in inventory.enis if eni.is_primary), "")
+
     def told_by_ledger(self, wired: Wired, entries: Sequence[LedgerEntry]) -> Wired:
         """Return the wiring with what the kernel no longer told at the start: address and table, as far as it is safe to know.
 
@@ -178,6 +187,7 @@ class EniKeeper:
             ),
             ipv4_pods=not settings.ipv6,
             block_ipv4=settings.ipv6,
+            block_ipv6=settings.v6_egress and not settings.ipv6,
         )
 
     async def firewall_outlook(self, links: Mapping[int, Link]) -> list[tuple[Table, str]]:

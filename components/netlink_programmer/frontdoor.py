@@ -27,11 +27,11 @@ HEAD: Final = struct.Struct("<4sHHIIII")
 REPLY_HEAD: Final = struct.Struct("<4sHHII")
 ENV_BYTES: Final = 64 * 1024
 STDIN_BYTES: Final = 1 << 20
-DESCRIPTORS: Final = 5
+DESCRIPTORS: Final = 6
 CONNECTIONS: Final = 512
 FRAME_WITHIN_S: Final = 5.0
 PAUSE_S: Final = 0.1  # before the next look when the process has no descriptor left
-NETNS, NETLINK, POD_SYSCTL, HOST_SYSCTL, LOG = range(5)
+NETNS, NETLINK, POD_SYSCTL, HOST_SYSCTL, LOG, EGRESS_STATE = range(DESCRIPTORS)
 
 
 @dataclass
@@ -142,7 +142,9 @@ class _Connection:
     def _readable(self) -> None:
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
-                1 << 16, socket.CMSG_SPACE(DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+                1 << 16,
+                socket.CMSG_SPACE((DESCRIPTORS + 1) * 4),
+                socket.MSG_CMSG_CLOEXEC,  # one more shows too many
             )
         except BlockingIOError:
             return

@@ -19,6 +19,7 @@ ALIAS_HEAD: Final = "vpccni1"
 """Of a pod's first interface; a later one's carries its number: "vpccni1.2"."""
 ALIAS_BYTES: Final = 255  # the kernel's IFALIASZ less the NUL
 ALIAS_PARTS: Final = 7
+EGRESS_HEAD: Final = "vpccni-egress1"
 PARTING_HEAD: Final = "gone"
 
 
@@ -74,6 +75,17 @@ def parse_alias(alias: str | None) -> tuple[Sandbox, PodRef] | None:
         return None
     _, container_id, ifname, network, uid, namespace, name = parts
     return Sandbox(container_id, ifname, network), PodRef(namespace, name, uid)
+
+
+def egress_alias(sandbox: Sandbox) -> str:
+    """Return the alias of the host end of a sandbox's egress pair."""
+    return "|".join((EGRESS_HEAD, sandbox.container_id, sandbox.ifname, sandbox.network))[:ALIAS_BYTES]
+
+
+def egress_owner(alias: str) -> Sandbox | None:
+    """Return whose egress a link is, or None for any other link."""
+    head, *parts = alias.split("|")
+    return Sandbox(*parts) if head == EGRESS_HEAD and len(parts) == 3 else None
 
 
 def is_of_pod(owner: PodRef, pod: PodRef) -> bool:

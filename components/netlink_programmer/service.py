@@ -19,10 +19,13 @@ from vpccni.components.netlink_programmer import observe, plugin_log, rtnl, stan
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.adding import MARGIN_S, Adding
 from vpccni.components.netlink_programmer.adoption import adopted
-from vpccni.components.netlink_programmer.deleting import Deleting
+from vpccni.components.netlink_programmer.deleting import EGRESS, PLUGIN, Deleting
+from vpccni.components.netlink_programmer.egress import Egress
+from vpccni.components.netlink_programmer.egress_chains import ChainKeeper
 from vpccni.components.netlink_programmer.enis import EniKeeper
 from vpccni.components.netlink_programmer.explain import Explainer
 from vpccni.components.netlink_programmer.facts import IPV4, IPV6
+from vpccni.components.netlink_programmer.firewall import Backend
 from vpccni.components.netlink_programmer.frontdoor import KIND_HEALTH, NETLINK, Frame, FrontDoor, Reply
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE, parse_alias, veth_prefix_of
 from vpccni.components.netlink_programmer.node_plan import PodWant
@@ -43,7 +46,6 @@ from vpccni.shared.process import Process
 
 FRONT_DOOR: Final = "front-door.sock"
 SPOOL: Final = "spool"
-EGRESS: Final = "egress-cni"
 ADD_DEADLINE_S: Final = 20.0
 WIRINGS_AFTER_S: Final = 0.5
 BURY_AFTER_S: Final = 0.2
@@ -67,11 +69,14 @@ class ProgrammerService:
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
         self._enis = EniKeeper(process, self._pods, self._claimed_by_ledger)
         self._explainer = Explainer(process, self._enis, self._wired, lambda: self._ledger or {})
+        chains = ChainKeeper(process.loop, lambda: self._enis.firewall.backend or Backend.NFT)
+        self._egress = Egress(process, self._wirer, chains)
         self._deleter = Deleting(
             process,
             self._wirer,
             self._wired,
             Spool(process.run_dir / SPOOL),
+            self._egress,
             booked=lambda sandbox: [entry.address for entry in (self._ledger or {}).get(sandbox, ())],
             in_flight=lambda: self._adder.in_flight,
             changed=self._on_taken_down,
@@ -119,8 +124,8 @@ class ProgrammerService:
             request = cni.parse(frame.env, frame.stdin)
             told.set_level(plugin_log.level_of(request))
             told.debug(plugin_log.begun(request, trace))
-            if frame.env.get("VPCCNI_PLUGIN") == EGRESS:
-                text = cni.pass_on(request)
+            if frame.env.get(PLUGIN) == EGRESS:
+                text = await self._carry_out_egress(request, frame, trace=trace)
             else:
                 text = await self._carry_out(request, frame, trace=trace)
             code = 0
@@ -166,6 +171,18 @@ class ProgrammerService:
             self._status()
         else:
             await self._collect(request, trace=trace)
+        return ""
+
+    async def _carry_out_egress(self, request: CniRequest, frame: Frame, *, trace: str) -> str:
+        if request.command == "ADD":
+            deadline = self._process.loop.clock() + (frame.deadline_s or ADD_DEADLINE_S) - MARGIN_S
+            return await self._egress.add(request, frame, deadline=deadline)
+        if request.command == "DEL":
+            await self._deleter.delete_egress(request, frame, trace=trace)
+        elif request.command == "CHECK":
+            await self._egress.check(request, frame)
+        elif request.command == "GC":
+            await self._egress.collect(request, frame, _valid_attachments(request))
         return ""
 
     # -- ADD
@@ -251,8 +268,7 @@ class ProgrammerService:
         standing.status(self._pool, silent_s=age, node_ready=self._enis.ready)
 
     async def _collect(self, request: CniRequest, *, trace: str) -> None:
-        listed = request.config.get("cni.dev/valid-attachments") or request.config.get("cni.dev/attachments") or []
-        valid = {(entry.get("containerID"), entry.get("ifname")) for entry in listed if isinstance(entry, dict)}
+        valid = _valid_attachments(request)
         for sandbox in [one for one in self._wired.sandboxes() if one.network == request.sandbox.network]:
             if (sandbox.container_id, sandbox.ifname) not in valid and sandbox not in self._adding:
                 self._deleter.end(sandbox)
@@ -271,7 +287,11 @@ class ProgrammerService:
 
         process = self._process
         target = Path(process.settings.host_conf_path) / conflist.NAME
-        data = conflist.render(process.settings, process.run_dir, conflist.versions_in(process.raw))
+        address = self._enis.egress_address()
+        if not address and conflist.egress_wanted(process.settings):
+            process.log.warning("no egress for pods: the node has no address of that family")
+        versions = conflist.versions_in(process.raw)
+        data = conflist.render(process.settings, process.run_dir, versions, egress_address=address)
         try:
             install.write_atomically(target, data, 0o644)
         except OSError as error:
@@ -388,3 +408,9 @@ class ProgrammerService:
             self._process.degraded("unclaimed", f"pods of unknown owner use {', '.join(addresses)}: not given out")
         else:
             self._process.healthy("unclaimed")
+
+
+def _valid_attachments(request: CniRequest) -> set[tuple[object, object]]:
+    """Return (container id, interface) of what a GC must leave alone."""
+    listed = request.config.get("cni.dev/valid-attachments") or request.config.get("cni.dev/attachments") or []
+    return {(entry.get("containerID"), entry.get("ifname")) for entry in listed if isinstance(entry, dict)}

@@ -22,6 +22,7 @@ from vpccni.components.netlink_programmer.node_plan import (
 )
 
 NUD_PERMANENT: Final = 0x80
+PROTOCOL_KERNEL: Final = 2
 
 _INDEX: Final = 0x7A3B5C7D
 _NETNS_FD: Final = 0x7B4C6D5E
@@ -100,6 +101,18 @@ def delete_route(*, ifindex: int, address: str) -> bytes:
     family = _family(address)
     message = _patch(_delete_route_template(family), _int(_INDEX), _int(ifindex))
     return _patch(message, _ip(family.address), _ip(address))
+
+
+def egress_pod_side(*, ifindex: int, address: str, subnet: str, gateway: str) -> list[bytes]:
+    """Return what the egress interface of a pod gets: up, its address, and in IPv4 the routes through the gateway (spec dataplane.md 12).
+
+    The connected route of the subnet, which the kernel makes with the address, is replaced: other pods are behind the gateway.
+    """
+    family = _family(address)
+    return [
+        _patch(_patch(message, _int(_INDEX), _int(ifindex), least=0), _ip(family.address), _ip(address), least=0)
+        for message in _egress_templates(family, subnet, gateway)
+    ]
 
 
 def delete_link(ifindex: int) -> bytes:
@@ -205,6 +218,26 @@ def _pod_templates(family: _Family, index: int) -> tuple[bytes, ...]:
     if index:
         selector = {"src": family.address, "src_len": family.bits}
         messages.append(_encode("rule", "add", priority=PRIORITY_IN_POD, table=table, family=family.number, **selector))
+    return tuple(messages)
+
+
+@lru_cache(4)
+def _egress_templates(family: _Family, subnet: str, gateway: str) -> tuple[bytes, ...]:
+    length = int(subnet.partition("/")[2])
+    messages = [
+        _encode("link", "set", index=_INDEX, state="up"),
+        _encode("addr", "add", family=family.number, index=_INDEX, address=family.address, prefixlen=length),
+    ]
+    if family is _V4:
+        common: dict[str, Any] = {"family": family.number, "oif": _INDEX, "table": MAIN_TABLE}
+        ours: dict[str, Any] = {**common, "proto": PROTOCOL_BOOT}
+        by_kernel = {**common, "proto": PROTOCOL_KERNEL, "scope": SCOPE_LINK, "prefsrc": family.address}
+        messages += [
+            _encode("route", "del", dst=subnet, **by_kernel),
+            _encode("route", "add", dst=f"{gateway}/32", scope=SCOPE_LINK, prefsrc=family.address, **ours),
+            _encode("route", "add", dst="0.0.0.0/0", gateway=gateway, **ours),
+            _encode("route", "add", dst=subnet, gateway=gateway, prefsrc=family.address, **ours),
+        ]
     return tuple(messages)
 
 

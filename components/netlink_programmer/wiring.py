@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.netlink_programmer import rtnl, templates
-from vpccni.components.netlink_programmer.facts import Rule, family_of, host_prefix
+from vpccni.components.netlink_programmer import decode, rtnl, templates
+from vpccni.components.netlink_programmer.facts import IPV6, Rule, family_of, host_prefix
 from vpccni.components.netlink_programmer.naming import (
     alias_index,
     alias_of,
@@ -34,6 +35,7 @@ from vpccni.shared.messages.base import PodRef, Sandbox
 
 GONE: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO)
 THERE: Final = (errno.EEXIST,)
+RTM_GETADDR: Final = 22
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,16 @@ class Wirer:
                 raise
             with effect("netlink.create_veth"):
                 pod_socket.send([message], on=f"{host_veth} for {sandbox}")
+        alias = alias_of(sandbox, pod, index=index)
+        return self._finished_pair(pod_socket, ifname=ifname, host_veth=host_veth, alias=alias, index=index)
+
+    def _finished_pair(
+        self, pod_socket: rtnl.RouteSocket, *, ifname: str, host_veth: str, alias: str, index: int
+    ) -> VethPair:
         try:
             ifindex, host_mac, _ = self._must_find(self._host, host_veth)
             with effect("netlink.set_alias"):
-                self._host.send([rtnl.set_link(ifindex, alias=alias_of(sandbox, pod, index=index))], on=host_veth)
+                self._host.send([rtnl.set_link(ifindex, alias=alias)], on=host_veth)
             pod_ifindex, _, _ = self._must_find(pod_socket, ifname)
         except KernelRefused:
             self._discard(host_veth)
@@ -141,14 +149,39 @@ class Wirer:
 
     def open_host_end(self, pair: VethPair, *, address: str, table: int, host_sysctl: int) -> None:
         """Bring the host end up and make the pod reachable: from here on its packets flow."""
-        folder = host_sysctl if host_sysctl >= 0 else self._own_sysctl
         with effect("sysctl.host_veth"):
             for name, value in HOST_VETH_SETTINGS:
-                write_sysctl(folder, f"ipv6/conf/{pair.host_veth}/{name}", value)
+                self.write_host_setting(host_sysctl, f"ipv6/conf/{pair.host_veth}/{name}", value)
         with effect("netlink.open_host_end"):
             self._host.send(
                 templates.host_side(ifindex=pair.ifindex, address=address, table=table), on=pair.host_veth, fine=THERE
             )
+
+    def write_host_setting(self, host_sysctl: int, path: str, value: str) -> None:
+        """Write one of the node's settings through the plugin's descriptor of them, or our own (-1)."""
+        write_sysctl(host_sysctl if host_sysctl >= 0 else self._own_sysctl, path, value)
+
+    def make_pair(
+        self, pod_socket: rtnl.RouteSocket, *, ifname: str, host_veth: str, alias: str, mtu: int, on: str
+    ) -> VethPair:
+        """Make a pair whose name on the host is free; its alias tells whose it is."""
+        message = templates.create_veth(
+            ifname=ifname, host_veth=host_veth, mac=new_mac(), mtu=mtu, host_netns=self._host_netns
+        )
+        with effect("netlink.create_veth"):
+            pod_socket.send([message], on=on)
+        return self._finished_pair(pod_socket, ifname=ifname, host_veth=host_veth, alias=alias, index=0)
+
+    def tell_host(self, messages: Sequence[bytes], *, on: str, fine: Collection[int] = ()) -> None:
+        """Send ready messages in the node's namespace."""
+        with effect("netlink.tell_host"):
+            self._host.send(messages, on=on, fine=fine)
+
+    def host_addresses(self, ifindex: int) -> list[str]:
+        """Return the link-local IPv6 addresses of one link of the node."""
+        query = struct.pack("=BBBBI", IPV6, 0, 0, 0, 0)
+        found = self._host.dump(RTM_GETADDR, query, on=f"link {ifindex}", none_if=(errno.ENODEV,))
+        return [text for _, payload in found if (text := decode.link_local(payload, ifindex))]
 
     def take_down(self, wired: Wired) -> None:
         """Undo a wiring: rules, route, link out of the way. What is already gone counts as done."""
