@@ -137,10 +137,8 @@ class Egress:
 
     def _make_pair(self, request: CniRequest, config: EgressConfig, pod_socket: rtnl.RouteSocket, mtu: int) -> VethPair:
         alias = egress_alias(request.sandbox)
-        for _ in range(NAME_TRIES - 1):
-            name = f"veth{secrets.token_hex(4)}"
-            if self._wirer.find(name) is None:
-                break
+        names = [f"veth{secrets.token_hex(4)}" for _ in range(NAME_TRIES)]
+        name = next((one for one in names if self._wirer.find(one) is None), names[0])  # taken: the kernel says so
         ifname = config.ifname
         return self._wirer.make_pair(
             pod_socket, ifname=ifname, host_veth=name, alias=alias, mtu=mtu, on=f"{ifname} of {request.pod}"
@@ -159,6 +157,7 @@ class Egress:
     ) -> None:
         """Configure both ends; in IPv6 wait for the addresses, and lead the pod's default route to the host end's own."""
         on = f"{config.ifname} of {request.pod}"
+        detection = None
         if config.is_ipv6:
             self._set_pod(frame.descriptors.get(POD_SYSCTL, -1), request, pair)
             detection = DuplicateDetection(self._process.loop, pod_socket, pair.pod_ifindex, on=on)
@@ -167,7 +166,7 @@ class Egress:
         )
         pod_socket.send(side, on=on)
         self._open_host_end(frame.descriptors.get(HOST_SYSCTL, -1), config, pair, address)
-        if config.is_ipv6:
+        if detection is not None:
             await detection.passed(deadline=deadline)
             await host_end_passed(self._process.loop, pair.ifindex, on=pair.host_veth, deadline=deadline)
             default = Route(MAIN_TABLE, DEFAULT_IPV6, pair.pod_ifindex, self._link_local(pair), protocol=PROTOCOL_BOOT)

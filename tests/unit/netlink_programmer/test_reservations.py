@@ -25,9 +25,9 @@ HOST_LOCAL = Path("/usr/lib/cni/host-local")
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
+def state(tmp_path: Path) -> Path:
     (tmp_path / "state").mkdir()
-    yield tmp_path / "state"
+    return tmp_path / "state"
 
 
 @pytest.fixture
