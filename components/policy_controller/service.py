@@ -1,25 +1,18 @@
 """The loop: what the watches show becomes work, and each piece of work is one pass over one policy.
 
-    definitions there ─► switch read ─► (off: nothing more) ─► all lists in, and we lead ─► passes ─► told to end: lease given back
-
-A pass: finalizer, resolve, plan against the endpoint objects as they are, write, say what is wrong. It writes nothing where nothing differs, so
-that a restart, or another replica that takes over, goes through all policies without a write.
+definitions there ─► switch read ─► (off: nothing more) ─► all lists in, and we lead ─► passes ─► told to end: lease given back
 """
 
 from __future__ import annotations
 
 import random
 import socket
-import time
 import uuid
-from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vpccni.components.policy_controller import definitions
-from vpccni.components.policy_controller.chunks import Plan, name_groups, plan_objects
-from vpccni.components.policy_controller.documents import FINALIZERS, WITH_STATUS, conditions_of, event_of, head_of
 from vpccni.components.policy_controller.endpoints import Endpoints
 from vpccni.components.policy_controller.exposition import (
     ADVANCED,
@@ -34,15 +27,14 @@ from vpccni.components.policy_controller.exposition import (
 )
 from vpccni.components.policy_controller.flags import Flags
 from vpccni.components.policy_controller.knowledge import Knowledge
-from vpccni.components.policy_controller.model import Held, Kind, Policy, PolicyId, Problem, Rows, Stored
+from vpccni.components.policy_controller.model import Kind, PolicyId
+from vpccni.components.policy_controller.passes import NoLongerLeading, Passes
 from vpccni.components.policy_controller.policies import INVALID
-from vpccni.components.policy_controller.resolve import MIXED_BACKENDS, TOO_LARGE, UNRESOLVED_PORT, Resolution
+from vpccni.components.policy_controller.resolve import MIXED_BACKENDS, TOO_LARGE, UNRESOLVED_PORT
 from vpccni.components.policy_controller.watches import Watches
 from vpccni.components.policy_controller.work import Work
 from vpccni.components.policy_controller.writer import Writer
-from vpccni.shared.clock import wall_ns
 from vpccni.shared.kube import Change, KubeRefused, Wire
-from vpccni.shared.kube.election import micro_time
 from vpccni.shared.kube.leader import Leader
 from vpccni.shared.kube.resources import CONFIG_MAPS
 from vpccni.shared.loop import Timer
@@ -63,10 +55,6 @@ class _SwitchWire(Wire, frozen=True):
     data: dict[str, str] | None = None
 
 
-class _NoLongerLeading(Exception):
-    """Another replica may lead: a pass ends where it is."""
-
-
 class Service:
     """See the module."""
 
@@ -82,9 +70,20 @@ class Service:
         self._is_off = False
         self._works = False
         self._wake_timer: Timer | None = None
-        self._problems: dict[PolicyId, frozenset[Problem]] = {}
+        self._by_uid: dict[str, PolicyId] = {}
+        self._endpoints = {False: Endpoints(), True: Endpoints()}
+        """Endpoint objects of namespaces (False) and of the cluster (True)."""
         self._orphans: set[str] = set()
         self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+        self._passes = Passes(
+            host,
+            self._writer,
+            self._knowledge,
+            self._endpoints,
+            leads=self._leads,
+            chunk_size=flags.endpoint_chunk_size,
+            reporter=self._identity,
+        )
         self._set_gauges()
 
     def start(self) -> None:
@@ -136,6 +135,8 @@ class Service:
         self._watches = Watches(
             self._kube,
             self._knowledge,
+            self._endpoints,
+            self._by_uid,
             namespace=self._flags.watch_namespace,
             touched=self._touched,
             meant=self._meant,
@@ -197,7 +198,7 @@ class Service:
     def _meant(self, policy_id: PolicyId) -> None:
         if policy_id not in self._knowledge.policies:
             self._work.forget(policy_id)
-            self._problems.pop(policy_id, None)
+            self._passes.problems.pop(policy_id, None)
         elif self._works:
             self._host.count(QUEUE_ADDS, name="policy")
             self._work.add(policy_id, self._loop.clock())
@@ -220,10 +221,10 @@ class Service:
     async def _do(self, policy_id: PolicyId) -> None:
         begun, kind = self._loop.clock(), str(policy_id.kind)
         try:
-            await self._pass(policy_id)
+            await self._passes.run(policy_id)
             self._work.done(policy_id)
             result = "success"
-        except _NoLongerLeading:
+        except NoLongerLeading:
             self._work.done(policy_id)
             return
         except KubeRefused as error:
@@ -243,128 +244,20 @@ class Service:
         self._host.count(QUEUE_RETRIES, name="policy")
         self._host.log.warning("pass is tried again", on=str(policy_id), why=why, seconds=round(pause, 2))
 
-    # -- a pass
-
-    async def _pass(self, policy_id: PolicyId) -> None:
-        held = self._knowledge.policies.get(policy_id)
-        if held is None:
-            return
-        if held.is_deleting:
-            await self._let_go(held)
-            return
-        if FINALIZERS[policy_id.kind] not in held.finalizers:
-            self._check_lead()
-            await self._writer.put_finalizer(held)
-        resolution = self._knowledge.resolve(policy_id)
-        if not resolution.is_too_large:
-            await self._carry_out(held.policy, self._plan(held.policy, resolution))
-        await self._tell(held, resolution.problems)
-
-    def _plan(self, policy: Policy, resolution: Resolution) -> Plan:
-        stored = self._objects_of(policy)
-        names = name_groups(policy.id.name, resolution.groups, stored)
-        plans = [
-            plan_objects(
-                replace(head_of(policy), reference=reference),
-                Rows(group.ingress, resolution.egress, group.targets),
-                [one for one in stored if one.head.reference == reference],
-                size=self._flags.endpoint_chunk_size,
-            )
-            for reference, group in names
-        ]
-        used = {reference for reference, _ in names}
-        unused = tuple(one for one in stored if one.head.reference not in used)
-        return Plan(
-            create=tuple(one for plan in plans for one in plan.create),
-            update=tuple(one for plan in plans for one in plan.update),
-            delete=(*(one for plan in plans for one in plan.delete), *unused),
-        )
-
-    async def _carry_out(self, policy: Policy, plan: Plan) -> None:
-        endpoints = self._endpoints(policy.id.kind)
-        if not len(plan):
-            return
-        changed_at = _nanoseconds()
-        for wanted in plan.create:
-            self._check_lead()
-            endpoints.written(await self._writer.create(policy, wanted, changed_at=changed_at), self._loop.clock())
-        for stored, wanted in plan.update:
-            self._check_lead()
-            after = await self._writer.update(policy, stored, wanted, changed_at=changed_at)
-            endpoints.written(after, self._loop.clock())
-        for stored in plan.delete:
-            self._check_lead()
-            await self._writer.delete(policy.id.kind, stored)
-            endpoints.deleted(stored)
-        self._host.log.info(
-            "endpoints written", on=str(policy.id), count=len(plan), detail=f"{len(plan.create)} created, {len(plan.update)} updated, {len(plan.delete)} deleted"
-        )  # fmt: skip
-
-    async def _let_go(self, held: Held) -> None:
-        """The policy is being deleted: its endpoint objects go, then our finalizer."""
-        policy = held.policy
-        await self._carry_out(policy, Plan(delete=tuple(self._objects_of(policy))))
-        if FINALIZERS[policy.id.kind] in held.finalizers:
-            self._check_lead()
-            await self._writer.take_finalizer(held)
-
-    async def _tell(self, held: Held, problems: Sequence[Problem]) -> None:
-        """Say what is wrong: in conditions where the kind has them, and once in an event."""
-        policy, told = held.policy, self._problems.get(held.policy.id, frozenset())
-        if policy.id.kind in WITH_STATUS:
-            conditions = conditions_of(held, problems, now=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-            if conditions != list(held.conditions):
-                await self._politely(self._writer.set_conditions(policy, conditions), policy)
-        for problem in problems:
-            if problem not in told:
-                event = event_of(policy, problem, reporter=self._identity, now=micro_time(wall_ns()))
-                self._host.log.warning("policy has a problem", on=str(policy.id), reason=problem.reason, why=problem.text)  # fmt: skip
-                await self._politely(self._writer.tell(policy, event), policy)
-        self._problems[policy.id] = frozenset(problems)
-
-    async def _politely(self, call: Coroutine[Any, Any, None], policy: Policy) -> None:
-        """Make a call that only informs: what the API will never take is counted and left, what it cannot take now is tried again."""
-        self._check_lead(call)
-        try:
-            await call
-        except KubeRefused as error:
-            if not error.is_final and error.status != FORBIDDEN:
-                raise
-            self._host.count("vpccni_policy_reports_refused", status=str(error.status))
-            self._host.log.warning("report refused", on=str(policy.id), error=str(error))
-
-    def _check_lead(self, call: Coroutine[Any, Any, None] | None = None) -> None:
-        """Raise where another replica may lead by now: two writers would undo each other's work."""
-        if not self._leads():
-            if call is not None:
-                call.close()
-            raise _NoLongerLeading
-
     # -- endpoint objects
-
-    def _endpoints(self, kind: Kind) -> Endpoints:
-        assert self._watches is not None
-        return self._watches.endpoints[kind is Kind.CLUSTER]
-
-    def _objects_of(self, policy: Policy) -> list[Stored]:
-        return self._endpoints(policy.id.kind).of(policy.uid)
 
     def _sweep(self) -> None:
         """Look again at what the watch never confirmed, and delete what no policy owns for two looks (the API's own collector may be late)."""
-        assert self._watches is not None
-        known = self._watches.by_uid
-        for endpoints in self._watches.endpoints.values():
+        known = self._by_uid
+        for endpoints in self._endpoints.values():
             self._touched({known[uid] for uid in endpoints.forget_unconfirmed(self._loop.clock()) if uid in known})
-        orphans = {
-            uid for endpoints in self._watches.endpoints.values() for uid in endpoints.owners() if uid not in known
-        }
+        orphans = {uid for endpoints in self._endpoints.values() for uid in endpoints.owners() if uid not in known}
         for uid in orphans & self._orphans:
             self._loop.spawn(self._delete_orphans(uid), name="orphans")
         self._orphans = orphans
 
     async def _delete_orphans(self, uid: str) -> None:
-        assert self._watches is not None
-        for is_cluster, endpoints in self._watches.endpoints.items():
+        for is_cluster, endpoints in self._endpoints.items():
             for stored in endpoints.of(uid):
                 if not self._leads():
                     return
@@ -390,7 +283,7 @@ class Service:
         return sum(policy_id.kind is kind for policy_id in self._knowledge.policies)
 
     def _number_with(self, reason: str) -> int:
-        return sum(any(one.reason == reason for one in problems) for problems in self._problems.values())
+        return sum(any(one.reason == reason for one in problems) for problems in self._passes.problems.values())
 
 
 def _own_namespace() -> str:
@@ -398,9 +291,3 @@ def _own_namespace() -> str:
         return OWN_NAMESPACE.read_text(encoding="utf-8").strip()
     except OSError:
         return SWITCH_NAMESPACE  # not in a pod: where the chart puts it
-
-
-def _nanoseconds() -> str:
-    """Return now as RFC 3339 with nanoseconds (spec policy.md 2.2)."""
-    seconds, rest = divmod(wall_ns(), 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"

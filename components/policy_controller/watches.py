@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from vpccni.components.policy_controller.facts import (
 )
 from vpccni.components.policy_controller.knowledge import Knowledge
 from vpccni.components.policy_controller.model import Held, Kind, Labels, Pod, PolicyId, Service, Slice, Stored
-from vpccni.components.policy_controller.policies import PolicyWire, held_of
+from vpccni.components.policy_controller.policies import held_of
+from vpccni.components.policy_controller.policy_wires import PolicyWire
 from vpccni.shared.kube import NAMESPACES, PODS, Change, Kube, Watch, Wire
 from vpccni.shared.kube.resources import CLUSTER_POLICY_ENDPOINTS, ENDPOINT_SLICES, POLICY_ENDPOINTS, SERVICES, Resource
 
@@ -31,16 +32,16 @@ class Watches:
         self,
         kube: Kube,
         knowledge: Knowledge,
+        endpoints: Mapping[bool, Endpoints],
+        by_uid: dict[str, PolicyId],
         *,
         namespace: str,
         touched: Callable[[Iterable[PolicyId]], None],
         meant: Callable[[PolicyId], None],
         heard: Callable[[], None],
     ) -> None:
-        self.knowledge = knowledge
-        self.endpoints = {kind: Endpoints() for kind in (False, True)}
-        """Endpoint objects of namespaces (False) and of the cluster (True)."""
-        self.by_uid: dict[str, PolicyId] = {}
+        self._knowledge = knowledge
+        self._endpoints, self._by_uid = endpoints, by_uid
         self._touched, self._meant, self._heard = touched, meant, heard
         self._all: list[Watch[Any]] = []
 
@@ -62,40 +63,36 @@ class Watches:
         """Tell whether the first list of every kind is in: before, nothing may be concluded."""
         return all(watch.synced for watch in self._all)
 
-    def objects_of(self, policy_id: PolicyId, uid: str) -> list[Stored]:
-        """Return a policy's endpoint objects."""
-        return self.endpoints[policy_id.kind is Kind.CLUSTER].of(uid)
-
     def _take(self, changed: Callable[[Sequence[Change[Any]]], set[PolicyId] | None], changes: Sequence[Change[Any]]) -> None:  # fmt: skip
         if touched := changed(changes):
             self._touched(touched)
         self._heard()
 
     def _on_namespaces(self, changes: Sequence[Change[Labels]]) -> set[PolicyId]:
-        put = self.knowledge.put_namespace
+        put = self._knowledge.put_namespace
         return {one for change in changes for one in put(change.key.name, change.before, change.after)}
 
     def _on_pods(self, changes: Sequence[Change[Pod]]) -> set[PolicyId]:
-        put = self.knowledge.put_pod
+        put = self._knowledge.put_pod
         return {one for change in changes for one in put(change.key, change.before, change.after)}
 
     def _on_services(self, changes: Sequence[Change[Service]]) -> set[PolicyId]:
-        return {one for change in changes for one in self.knowledge.put_service(change.key, change.after)}
+        return {one for change in changes for one in self._knowledge.put_service(change.key, change.after)}
 
     def _on_slices(self, changes: Sequence[Change[Slice]]) -> set[PolicyId]:
-        put = self.knowledge.put_slice
+        put = self._knowledge.put_slice
         return {one for change in changes for one in put(change.key, change.before, change.after)}
 
     def _on_policies(self, kind: Kind, changes: Sequence[Change[Held]]) -> None:
         for change in changes:
             policy_id = PolicyId(kind, change.key.namespace, change.key.name)
             if change.before is not None:
-                self.by_uid.pop(change.before.policy.uid, None)
+                self._by_uid.pop(change.before.policy.uid, None)
             if change.after is not None:
-                self.by_uid[change.after.policy.uid] = policy_id
-            if self.knowledge.put_policy(policy_id, change.after):
+                self._by_uid[change.after.policy.uid] = policy_id
+            if self._knowledge.put_policy(policy_id, change.after):
                 self._meant(policy_id)
 
     def _on_endpoints(self, is_cluster: bool, changes: Sequence[Change[Stored]]) -> set[PolicyId]:
-        owners = (self.endpoints[is_cluster].shown(change.key, change.after) for change in changes)
-        return {self.by_uid[uid] for uid in owners if uid in self.by_uid}
+        owners = (self._endpoints[is_cluster].shown(change.key, change.after) for change in changes)
+        return {self._by_uid[uid] for uid in owners if uid in self._by_uid}

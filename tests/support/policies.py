@@ -16,7 +16,8 @@ import msgspec
 from vpccni.components.policy_controller.cluster import Cluster
 from vpccni.components.policy_controller.facts import PodWire, pod_of
 from vpccni.components.policy_controller.model import Entry, Kind, Policy, Service, ServicePort, Slice
-from vpccni.components.policy_controller.policies import PolicyWire, held_of
+from vpccni.components.policy_controller.policies import held_of
+from vpccni.components.policy_controller.policy_wires import PolicyWire
 from vpccni.shared.kube.objects import Key
 
 Doc = dict[str, Any]

@@ -17,7 +17,8 @@ from support.policy_worlds import NAMESPACES, labels, pods, policies
 from vpccni.components.policy_controller.facts import PodWire, pod_of
 from vpccni.components.policy_controller.knowledge import Knowledge
 from vpccni.components.policy_controller.model import Held, Kind, Pod, PolicyId, Service, ServicePort, Slice
-from vpccni.components.policy_controller.policies import PolicyWire, held_of
+from vpccni.components.policy_controller.policies import held_of
+from vpccni.components.policy_controller.policy_wires import PolicyWire
 from vpccni.components.policy_controller.resolve import Resolution, resolve
 from vpccni.shared.kube.objects import Key
 

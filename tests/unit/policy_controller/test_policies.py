@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.policies import Doc, cluster_of, pod_document, policy
 
 from vpccni.components.policy_controller.model import Kind, Policy, PortRule
-from vpccni.components.policy_controller.policies import MODE_ANNOTATION, PolicyWire, held_of
+from vpccni.components.policy_controller.policies import MODE_ANNOTATION, held_of
+from vpccni.components.policy_controller.policy_wires import PolicyWire
 from vpccni.components.policy_controller.resolve import resolve
 
 SUBJECT: Doc = {"podSelector": {}}
