@@ -5,7 +5,6 @@ They leave an empty chain as a sign in it. Where the sign comes after us, the ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from vpccni.components.netlink_programmer import iptables, nfnetlink
@@ -22,15 +21,28 @@ def other(backend: Backend) -> Backend:
 
 def choose(current: Backend | None) -> Backend:
     """Return the node's back-end. Without a sign it stays what it was, else it is where our rules are, else nft. Raises `KernelRefused`."""
-    return next(signs(), None) or current or _home()
+    if has_nft_sign():
+        return Backend.NFT
+    if has_legacy_sign():
+        return Backend.LEGACY
+    return current or _home()
 
 
-def signs() -> Iterator[Backend]:
-    """Yield the back-ends that have a sign and that we can write to, nft before legacy. The first costs four short questions."""
-    if any(nfnetlink.has_chain(HINT_TABLE, hint, ipv6=ipv6) for ipv6 in (False, True) for hint in HINTS):
-        yield Backend.NFT
-    if iptables.has_programs(Backend.LEGACY) and any(_legacy_sign(ipv6=ipv6) for ipv6 in (False, True)):
-        yield Backend.LEGACY
+def moved_from(current: Backend) -> bool:
+    """Tell whether the sign is in the other back-end now. On most nodes that costs a few short questions and no process."""
+    if has_nft_sign():
+        return current is not Backend.NFT
+    return current is not Backend.LEGACY and has_legacy_sign()
+
+
+def has_nft_sign() -> bool:
+    """Tell whether nft has the sign: four questions over netlink at most."""
+    return any(nfnetlink.has_chain(HINT_TABLE, hint, ipv6=ipv6) for ipv6 in (False, True) for hint in HINTS)
+
+
+def has_legacy_sign() -> bool:
+    """Tell whether a legacy table has the sign and we can write there: a process a table, none where there is no legacy table."""
+    return iptables.has_programs(Backend.LEGACY) and any(_legacy_sign(ipv6=ipv6) for ipv6 in (False, True))
 
 
 def _legacy_sign(*, ipv6: bool) -> bool:

@@ -53,10 +53,8 @@ class NodeFirewall:
         return found
 
     def moved(self) -> bool:
-        """Tell whether kubelet or kube-proxy chose another back-end since. Cheap: a few questions over netlink on most nodes."""
-        if self.backend is None:
-            return False
-        return next(backends.signs(), self.backend) != self.backend
+        """Tell whether kubelet or kube-proxy chose another back-end since."""
+        return self.backend is not None and backends.moved_from(self.backend)
 
 
 def _ours_in_nft(facts: FirewallFacts, chosen: Backend) -> tuple[NftTable, ...]:

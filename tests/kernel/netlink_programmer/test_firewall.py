@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from vpccni.components.netlink_programmer.firewall import Backend, FirewallFacts
 from vpccni.components.netlink_programmer.node_firewall import NodeFirewall
+from vpccni.shared import effects
 from vpccni.shared.errors import KernelRefused
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ COMMIT
 COMMIT
 """
 SNAT_TAIL = '-m comment --comment "AWS, SNAT" -m addrtype ! --dst-type LOCAL -j SNAT --to-source 10.0.104.183'
+KUBE_CHAINS = 2500
+WITH_KUBE_PROXY_S = 10.0
 REFERENCE_NFT = """table ip aws-cni {
   chain snat-mark {
     counter ip daddr 10.0.0.0/16 return
@@ -382,3 +386,28 @@ def test_a_node_without_iptables_has_all_in_nft_and_none_of_it_once_there_is_ipt
     apply(space, facts)
     assert "vpccni" not in space.run("nft", "list", "tables")
     assert "--to-source" in space.run("iptables-nft-save")
+
+
+@pytest.mark.parametrize("backend", Backend)
+@pytest.mark.spec("dataplane.18.18")
+def test_ten_thousand_rules_of_kube_proxy_cost_one_restore_a_table(space: Space, backend: Backend) -> None:
+    hint(space, backend)
+    chains = [f"KUBE-SVC-{number:016X}" for number in range(KUBE_CHAINS)]
+    lines = ["*nat", *(f":{chain} - [0:0]" for chain in chains)]
+    for number, chain in enumerate(chains):
+        target = f"10.{number // 250}.{number % 250}.7"
+        lines += [f"-A {chain} -s {target}/32 -j MARK --set-xmark 0x4000/0x4000"] * 2
+        lines += [f"-A {chain} -p tcp -m tcp -j DNAT --to-destination {target}:8080"] * 2
+    space.run(f"iptables-{backend}-restore", "--noflush", text="\n".join([*lines, "COMMIT", ""]))
+    effects.record(True)
+    try:
+        began = time.monotonic()
+        apply(space)
+        took = time.monotonic() - began
+        apply(space)
+    finally:
+        done = effects.record(False)
+    assert done.count("iptables.restore") == 2, "nat and mangle; nothing in the second pass"
+    assert took < WITH_KUBE_PROXY_S
+    kept = space.run(f"iptables-{backend}-save", "-t", "nat").count("-A KUBE-SVC-")
+    assert kept == 4 * KUBE_CHAINS

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.waiting import until as wait_until
-from tests_node import Monitor
+from tests_node import Monitor, NewConnections
 
 from vpccni.lab.fabric import INTERNET_ADDRESS
-from vpccni.lab.namespaces import popen_in
 from vpccni.shared.messages.common import GetStatus, Status
 
 PROBE = Path(__file__).parents[3] / "cni" / "grpc-health-probe"
@@ -25,34 +23,8 @@ FOLLOWS_WITHIN_S = 15.0
 """The programmer looks for kubelet's sign every 5 s."""
 until = partial(wait_until, within_s=FOLLOWS_WITHIN_S)
 QUIET_S = 3.0
-PORT = 8081
 PER_CLIENT, CLIENTS = 500, 2
 LOADED_S = 12.0
-SERVER = f"""
-import socket
-server = socket.create_server(("0.0.0.0", {PORT}), backlog=4096)
-print("ready", flush=True)
-while True:
-    one, peer = server.accept()
-    one.sendall(peer[0].encode())
-    one.close()
-"""
-CLIENT = f"""
-import json, socket, sys, time
-began, made, wrong = time.monotonic(), 0, []
-while time.monotonic() < began + {LOADED_S}:
-    try:
-        with socket.create_connection(("{INTERNET_ADDRESS}", {PORT}), timeout=0.5) as one:
-            seen = one.recv(64).decode()
-        if seen != sys.argv[1]:
-            wrong.append(f"seen as {{seen}}")
-    except OSError as error:
-        wrong.append(f"{{time.monotonic() - began:.2f}} s: {{error!r}}")
-    made += 1
-    time.sleep(max(0, began + made / {PER_CLIENT} - time.monotonic()))
-print(json.dumps({{"made": made, "wrong": wrong[:20], "seconds": time.monotonic() - began}}))
-"""
-"""A new connection each time; the first packet of one that is not retransmitted within 0.5 s counts as lost: TCP tries again after 1 s."""
 
 
 def saved(node: Any, backend: str, table: str = "") -> str:
@@ -104,26 +76,17 @@ def second(node: Any) -> list[Any]:
 def test_a_thousand_new_connections_a_second_lose_none_while_the_programmer_restarts(
     node: Any, second: list[Any]
 ) -> None:
-    with ExitStack() as stack:
-        server = popen_in(
-            node.lab.internet, ["/usr/bin/python3", "-c", SERVER], env=node.node.env, stdout=subprocess.PIPE
-        )
-        stack.callback(server.wait)
-        stack.callback(server.kill)
-        assert server.stdout is not None
-        stack.enter_context(server.stdout)
-        assert server.stdout.readline() == "ready\n"
-        arguments = ["/usr/bin/python3", "-c", CLIENT, node.node.primary_address]
-        with Monitor(node, seconds=LOADED_S - 2) as monitor:
-            clients = [pod.popen(arguments, stdout=subprocess.PIPE) for pod in second]
-            for how in (signal.SIGKILL, signal.SIGTERM):
-                time.sleep(1)
-                old = node.node.kill("netlink_programmer", how)
-                until(lambda old=old: node.node.pids().get("netlink_programmer") not in (None, old), node.story)
-                time.sleep(2)
-        reports = [json.loads(client.communicate(timeout=30)[0]) for client in clients]
-    assert [report["wrong"] for report in reports] == [[]] * CLIENTS
-    assert sum(report["made"] for report in reports) / LOADED_S > 0.8 * PER_CLIENT * CLIENTS
+    with (
+        NewConnections(node, second, each_a_second=PER_CLIENT) as load,
+        Monitor(node, seconds=LOADED_S) as monitor,
+    ):
+        for how in (signal.SIGKILL, signal.SIGTERM):
+            time.sleep(1)
+            old = node.node.kill("netlink_programmer", how)
+            until(lambda old=old: node.node.pids().get("netlink_programmer") not in (None, old), node.story)
+            time.sleep(2)
+    assert load.wrong == []
+    assert load.a_second > 0.8 * PER_CLIENT * CLIENTS
     assert monitor.lines == []
 
 

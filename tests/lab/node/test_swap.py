@@ -18,6 +18,7 @@ from support.waiting import until as wait_until
 from tests.lab.node import the_reference as reference
 from tests.lab.node.conftest import NodeUnderTest
 from tests.lab.node.the_reference import Place, Release
+from tests_node import NewConnections
 
 from vpccni.lab.api import Lab
 from vpccni.lab.fabric import INTERNET_ADDRESS
@@ -31,6 +32,7 @@ TWO_ENIS = {
 PREFIXES = {"IP_COOLDOWN_PERIOD": "0", "ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "10"}
 PER_ENI = 2
 PING_EVERY_S = "0.01"
+NEW_A_SECOND = 100
 STANDS_FOR_S = 30.0
 """More than the audit gives a sandbox without a veth: who was not adopted would be gone by then."""
 until = partial(wait_until, within_s=40.0)
@@ -128,12 +130,18 @@ def test_the_reference_s_pods_lose_no_packet_and_go_without_a_trace(as_the_refer
     node, pods = swapped.node, swapped.pods
     veths = {pod.name: reference.host_veth(pod) for pod, _, _, _ in pods}
     before = {name: node.shell(f"ip -json link show {veth}") for name, veth in veths.items()}
-    with Pings([(pod, address) for pod, address, _, _ in pods]) as pings:
+    on_second = [pod for pod, _, device, _ in pods if device]
+    with (
+        NewConnections(node, on_second, each_a_second=NEW_A_SECOND) as load,
+        Pings([(pod, address) for pod, address, _, _ in pods]) as pings,
+    ):
         node.node.start_processes()
         until(lambda: all(alias(node, veth) for veth in veths.values()), lambda: node.shell("ip link") + node.story())
         new = node.add("new")
     assert pings.sent > 100
     assert pings.lost == 0
+    assert load.wrong == []
+    assert load.a_second > NEW_A_SECOND
     assert new.address not in {address for _, address, _, _ in pods}
     for name, veth in veths.items():
         link, now = json.loads(before[name])[0], json.loads(node.shell(f"ip -json link show {veth}"))[0]
