@@ -1,9 +1,11 @@
 """Links, addresses, routes, rules, sysctls and firewall chains of the node and its pods, and the CNI front door.
 
 Never decides addresses and never calls AWS or Kubernetes. Core: `request`, `naming`, `facts`, `decode`, `node_plan`, `firewall`,
-`connmark`, `nft_only`, `nft_tables`, `nft_expressions`, `survey`, `adoption`.
+`connmark`, `nft_only`, `nft_tables`, `nft_expressions`, `survey`, `adoption`,
+`strangers`, `wired_pods`, `egress_request`.
 Adapters: `frontdoor` (the plugin's socket), `rtnl` and `templates` (netlink messages), `observe`, `hearing` and `apply` (looks,
-notifications and steps of a repair), `kernel` (a start's survey, CHECK), `iptables`, `nfnetlink`, `backend`, `spool`.
+notifications and steps of a repair), `kernel` (a start's survey, CHECK), `iptables`, `nfnetlink`, `backend`, `spool`,
+`dad` (when a pod's IPv6 address is ready), `reservations` (host-local's folder), `egress_chains` (SNAT of egress addresses).
 `node_firewall` makes a firewall pass, `wiring` does the steps of an ADD and
-DEL, `repair` keeps the kernel as it is wanted, `explain` and `story` tell about it; `service` joins all.
+DEL, `adding` and `deleting` put them in order, `egress` does both for `egress-cni`, `repair` keeps the kernel as it is wanted, `explain` and `story` tell about it; `service` joins all.
 """

@@ -274,7 +274,7 @@ class Egress:
                     trouble.append(f"{config.ifname} is missing in the pod")
         return trouble
 
-    async def collect(self, request: CniRequest, frame: Frame, valid: Collection[tuple[object, object]]) -> None:
+    async def collect(self, request: CniRequest, frame: Frame, valid: Collection[tuple[str, str]]) -> None:
         """End the egress of every sandbox that is not listed as valid (GC)."""
         config = read_config(request)
         reservations = self._reservations(request, config, frame)
@@ -282,7 +282,7 @@ class Egress:
             return
         held = await self._process.loop.in_thread(reservations.held)
         for address, holder in held.items():
-            if not any(holder in (Holder(str(one), str(ifname)), Holder(str(one), "")) for one, ifname in valid):
+            if not any(holder in (Holder(one, ifname), Holder(one, "")) for one, ifname in valid):
                 ended = Sandbox(holder.container_id, holder.ifname, request.sandbox.network)
                 await self._end(replace(request, sandbox=ended), config, address)
                 await self._process.loop.in_thread(reservations.give_back, address, holder)

@@ -18,6 +18,10 @@ from vpccni.shared.errors import CniFailure
 from vpccni.shared.messages.base import PodRef, Sandbox
 
 VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+VALID_ATTACHMENTS: Final = (
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+)  # the second is older (spec dataplane.md 15)
 MTU_DEFAULT: Final = 9001
 MTU_MIN: Final = 576
 ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
@@ -184,6 +188,17 @@ def _address(text: str) -> str:
         return str(ipaddress.ip_address(text.split("/")[0]))
     except ValueError:
         return ""
+
+
+def valid_attachments(request: CniRequest) -> set[tuple[str, str]]:
+    """Return (container id, interface) of what a GC must leave alone. Raises `CniFailure` for a list that is none: nothing is removed then."""
+    key = next((one for one in VALID_ATTACHMENTS if one in request.config), "")
+    if not key:
+        raise CniFailure(f"{VALID_ATTACHMENTS[0]} is missing", cni_code=CODE_CONFIG, why="nothing says what may go")
+    listed = request.config[key] or []  # null is how runtimes written in Go say: none
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise CniFailure(f"{key} is no list of objects", cni_code=CODE_DECODE)
+    return {(str(entry.get("containerID")), str(entry.get("ifname"))) for entry in listed}
 
 
 def stdin_version(stdin: bytes) -> str:

@@ -182,7 +182,7 @@ class ProgrammerService:
         elif request.command == "CHECK":
             await self._egress.check(request, frame)
         elif request.command == "GC":
-            await self._egress.collect(request, frame, _valid_attachments(request))
+            await self._egress.collect(request, frame, cni.valid_attachments(request))
         return ""
 
     # -- ADD
@@ -268,7 +268,7 @@ class ProgrammerService:
         standing.status(self._pool, silent_s=age, node_ready=self._enis.ready)
 
     async def _collect(self, request: CniRequest, *, trace: str) -> None:
-        valid = _valid_attachments(request)
+        valid = cni.valid_attachments(request)
         for sandbox in [one for one in self._wired.sandboxes() if one.network == request.sandbox.network]:
             if (sandbox.container_id, sandbox.ifname) not in valid and sandbox not in self._adding:
                 self._deleter.end(sandbox)
@@ -408,9 +408,3 @@ class ProgrammerService:
             self._process.degraded("unclaimed", f"pods of unknown owner use {', '.join(addresses)}: not given out")
         else:
             self._process.healthy("unclaimed")
-
-
-def _valid_attachments(request: CniRequest) -> set[tuple[object, object]]:
-    """Return (container id, interface) of what a GC must leave alone."""
-    listed = request.config.get("cni.dev/valid-attachments") or request.config.get("cni.dev/attachments") or []
-    return {(entry.get("containerID"), entry.get("ifname")) for entry in listed if isinstance(entry, dict)}
