@@ -27,7 +27,7 @@ from vpccni.lab.node import SUPERVISOR_CONF, LabError, Node
 from vpccni.lab.node_env import KUBECONFIG, node_environment
 from vpccni.lab.pod import Pod
 from vpccni.lab.runtime import CniError, Runtime, Sandbox
-from vpccni.lab.start import node_object, start, wait_for
+from vpccni.lab.start import node_object, start, start_policy_controller, wait_for
 from vpccni.lab.unix_http import ask
 
 __all__ = ["CniError", "Lab", "LabError", "Node", "Pod", "Runtime", "Sandbox"]
@@ -115,6 +115,12 @@ class Lab:
         with ThreadPoolExecutor(len(self.nodes) or 1) as pool:
             for done in [pool.submit(node.start_processes, progress=progress) for node in self.nodes]:
                 done.result()
+
+    def start_policy_controller(self) -> None:
+        """Start the cluster's policy controller, switched on (docs/policy.md). It is there in addition to the node processes."""
+        switch = {"metadata": {"name": "amazon-vpc-cni"}, "data": {"enable-network-policy-controller": "true"}}
+        self.kube("POST", "/api/v1/namespaces/kube-system/configmaps", switch, expect=(201, 409))
+        start_policy_controller(self.vpc, self.state)
 
     # ------------------------------------------------------------------ nodes and pods
 

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--unset", action="append", default=[], metavar="KEY")
     up.add_argument("--ipv6", action="store_true", help="an IPv6 cluster: pods have IPv6 addresses")
     up.add_argument("--run-on-disk", action="store_true", help="keep the nodes' run folder on disk instead of tmpfs")
+    up.add_argument("--policy-controller", action="store_true", help="start the cluster's policy controller too")
     up.add_argument("--no-processes", action="store_true", help="leave the node processes to you")
     status = verbs.add_parser("status", parents=[common], help="what runs and how to reach it")
     status.add_argument("--json", action="store_true")
@@ -105,6 +106,8 @@ def _up(args: argparse.Namespace) -> int:
         args.name, nodes=args.nodes, instance_type=args.instance_type, env=env, start_processes=not args.no_processes,
         run_on_disk=args.run_on_disk, progress=say, ipv6=args.ipv6,
     )  # fmt: skip
+    if args.policy_controller:
+        lab.start_policy_controller()
     for node in lab.nodes:
         say(f"{node.name}: {node.instance_type} {node.instance_id} {node.primary_address} {node.primary_ipv6}".rstrip())
     return 0

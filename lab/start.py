@@ -33,6 +33,20 @@ def start(place: Place, state: Path, name: str, module: list[str], more: Sequenc
         )  # fmt: skip
 
 
+def start_policy_controller(place: Place, state: Path) -> None:
+    """Start the policy controller as the cluster runs it, with its log in the state folder; it lives until the lab ends."""
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+        "PYTHONSAFEPATH": "1",
+        "KUBECONFIG": str(state / "kubeconfig"),
+        LAB_MARK: str(state),
+    }
+    argv = [sys.executable, "-m", "vpccni.components.policy_controller", "--leader-election-namespace=kube-system"]
+    with open(state / "policy_controller.log", "ab") as log:
+        output = log.fileno()
+        let_go(popen_in(place, argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, new_session=True))
+
+
 def wait_for(path: Path, program: subprocess.Popen[str], log: Path) -> None:
     """Wait until the process has made this file, then let it live on its own. Raises LabError with the end of its log."""
     deadline = time.monotonic() + START_WITHIN_S
