@@ -43,6 +43,15 @@ class Reply:
         return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The answer is not one text: `take` has the connection from now on, and closes it."""
+
+    take: Callable[[socket.socket], None]
+
+
+Answer = Callable[[str], Reply | HandOver]
+
 NOT_FOUND: Final = Reply("404 page not found\n", 404)
 BAD_REQUEST: Final = Reply("400 Bad Request\n", 400)
 FAILED: Final = Reply("500 Internal Server Error\n", 500)
@@ -51,9 +60,7 @@ FAILED: Final = Reply("500 Internal Server Error\n", 500)
 class HttpServer:
     """Serves `answer(path)` at an address. `trouble` hears why binding does not work, and an empty text when it does."""
 
-    def __init__(
-        self, loop: Loop, address: str, answer: Callable[[str], Reply], trouble: Callable[[str], None]
-    ) -> None:
+    def __init__(self, loop: Loop, address: str, answer: Answer, trouble: Callable[[str], None]) -> None:
         self._loop, self._address, self._answer, self._trouble = loop, address, answer, trouble
         self._socket: socket.socket | None = None
         self._open = 0
@@ -95,18 +102,24 @@ class HttpServer:
         self._loop.spawn(self._serve(connection), name="http")
 
     async def _serve(self, connection: socket.socket) -> None:
+        handed_over = False
         try:
             path = await self._loop.in_thread(read_path, connection)
             reply = self._reply(path)
+            if isinstance(reply, HandOver):
+                handed_over = True
+                reply.take(connection)
+                return
             await self._loop.in_thread(_send, connection, reply.packed())
             await self._loop.in_thread(_end, connection)
         except OSError:
             return  # the client went or is too slow: there is nobody to tell
         finally:
             self._open -= 1
-            connection.close()
+            if not handed_over:
+                connection.close()
 
-    def _reply(self, path: str) -> Reply:
+    def _reply(self, path: str) -> Reply | HandOver:
         if not path:
             return BAD_REQUEST
         try:

@@ -11,6 +11,7 @@ ENTRIES_BYTES_AT_MOST: Final = 768 * 1024
 """Of the bus's 1 MiB: a snapshot carries the other messages of this process too."""
 ENTRY_BYTES: Final = 160
 """What an entry takes beside its texts: the members' names, the lengths and the times."""
+COOLING_AT_MOST: Final = 1000
 
 
 def ledger_state(ledger: Ledger) -> LedgerState:
@@ -25,7 +26,18 @@ def ledger_state(ledger: Ledger) -> LedgerState:
             LedgerEntry(holding.address, holding.eni_id, holding.sandbox, holding.pod, holding.assigned_at_ns)
         )
     entries.reverse()
+<<<<<<< HEAD
     return LedgerState(entries=entries, fenced=sorted(ledger.fenced), omitted=len(ledger.holders) - len(entries))
+=======
+    cooling = [(address, at) for address, at in ledger.released_at.items() if address not in ledger.holders]
+    return LedgerState(
+        entries=entries,
+        fenced=sorted(ledger.fenced),
+        omitted=len(ledger.held) - len(entries),
+        cooling=cooling[-COOLING_AT_MOST:],
+        fenced_enis=sorted(ledger.fenced_enis),
+    )
+>>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
 
 
 def _bytes(holding: Holding) -> int:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from vpccni.components.metrics_publisher.sources import Series
-from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
-from vpccni.shared.messages.inventory import Eni, Inventory, NodeFacts
-from vpccni.shared.messages.wiring import UsableEnis
+from vpccni.shared.messages.allocation import LedgerEntry
+from vpccni.shared.messages.inventory import Eni
+from vpccni.shared.node_view import Copies
 
 Cidr = IPv4Network | IPv6Network
 
 
-@dataclass(slots=True)
-class Picture:
-    """The latest of each event this process keeps a copy of; None before the first."""
-
-    inventory: Inventory | None = None
-    pool: PoolState | None = None
-    ledger: LedgerState | None = None
-    usable: UsableEnis | None = None
-    node: NodeFacts | None = None
+class Picture(Copies):
+    """The copies this process keeps, as the pool's figures read them."""
 
     def enis(self) -> list[Eni]:
         """Return the ENIs that pods' addresses come from; those we do not manage are none of the pool's."""

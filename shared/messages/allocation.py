@@ -103,8 +103,11 @@ class LedgerState(Message, frozen=True, kw_only=True, tag="allocation.ledger_sta
 
     A message has its limit (`shared.codec`), the ledger has none: of some 2,000 addresses the latest assigned are in `entries`,
     oldest first. `omitted`: how many others there are; then an address that is not listed may still be in use.
+    `cooling`: (address, CLOCK_BOOTTIME seconds of its release), the latest 1,000; `fenced_enis`: whole ENIs being given back.
     """
 
     entries: list[LedgerEntry]
     fenced: list[str]
     omitted: int = 0
+    cooling: list[tuple[str, float]] = []
+    fenced_enis: list[str] = []

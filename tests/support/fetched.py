@@ -51,7 +51,24 @@ def debian_programs(packages: tuple[str, ...], folder: Path) -> Path:
     return root
 
 
+<<<<<<< HEAD
 def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+=======
+def debian_closure(package: str, folder: Path) -> Path:
+    """Unpack a Debian package, and what it needs and this machine lacks, into a folder, unless they are there; return its root."""
+    root = folder / "root"
+    if not root.exists():
+        archives = folder / "archives"
+        (archives / "partial").mkdir(parents=True, exist_ok=True)
+        only = ["--no-install-recommends", "--download-only", "-o", f"Dir::Cache::archives={archives}"]
+        _fetch(["apt-get", "install", "-y", "-qq", *only, package], DEBIAN_WITHIN_S)
+        for one in archives.glob("*.deb"):
+            _fetch(["dpkg", "-x", str(one), str(root)], DEBIAN_WITHIN_S)
+    return root
+
+
+def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+>>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
     try:
         done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired:

@@ -194,3 +194,27 @@ def test_a_taken_address_is_tried_again_until_it_is_free(publisher: Publisher) -
             return ""
 
     assert "awscni_build_info" in until(answered, "the page")
+
+
+def test_the_nodes_page_is_served_beside_introspection_and_tells_of_changes_by_events(publisher: Publisher) -> None:
+    publisher.start()
+    until(lambda: "x" if Path(f"{publisher.folder}/introspection").is_socket() else "", "the introspection socket")
+    status, body = publisher.get("/node", at="introspection")
+    assert (status, body.startswith("<!doctype html>")) == (200, True)
+    stream = UnixConnection(f"{publisher.folder}/introspection")
+    stream.request("GET", "/node/events")
+    response = stream.getresponse()
+    assert response.getheader("Content-Type") == "text/event-stream"
+
+    def next_event() -> str:
+        lines = iter(response.readline, b"")
+        return next(line.decode() for line in lines if line.startswith(b"data: "))
+
+    assert 'data-process="ip_allocator"' in next_event()
+    peer = Peer(publisher.folder, adds=5)
+    until(lambda: "x" if 'class="tile serving" data-process="ip_allocator"' in next_event() else "", "the news of it")
+    peer.stop()
+    assert publisher.get("/node", at="introspection")[0] == 200, "a listener keeps nobody out"
+    response.close()
+    stream.close()
+    publisher.stop()
