@@ -26,18 +26,14 @@ def ledger_state(ledger: Ledger) -> LedgerState:
             LedgerEntry(holding.address, holding.eni_id, holding.sandbox, holding.pod, holding.assigned_at_ns)
         )
     entries.reverse()
-<<<<<<< HEAD
-    return LedgerState(entries=entries, fenced=sorted(ledger.fenced), omitted=len(ledger.holders) - len(entries))
-=======
     cooling = [(address, at) for address, at in ledger.released_at.items() if address not in ledger.holders]
     return LedgerState(
         entries=entries,
         fenced=sorted(ledger.fenced),
-        omitted=len(ledger.held) - len(entries),
+        omitted=len(ledger.holders) - len(entries),
         cooling=cooling[-COOLING_AT_MOST:],
         fenced_enis=sorted(ledger.fenced_enis),
     )
->>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
 
 
 def _bytes(holding: Holding) -> int:

@@ -9,32 +9,28 @@ from collections.abc import Mapping
 from typing import Final
 
 from vpccni.components.metrics_helper.families import REPUBLISHED
+from vpccni.shared.exposition import COUNTER, GAUGE, Family, Series, render
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OWN: Final[Mapping[str, tuple[str, str]]] = {
-    "vpccni_helper_cycles": ("counter", "Cycles of collecting that ended"),
-    "vpccni_helper_scrape_failures": ("counter", "Pods that could not be read in a cycle"),
-    "vpccni_helper_cycle_seconds": ("gauge", "Length of the last cycle"),
-    "vpccni_helper_pods": ("gauge", "Pods that the last cycle asked"),
-    "vpccni_helper_publishes": ("gauge", "1 while this replica is the one that collects and publishes"),
-    "vpccni_helper_cloudwatch_waiting": ("gauge", "Figures that wait for CloudWatch"),
-    "vpccni_helper_cloudwatch_sent": ("counter", "Figures that CloudWatch took"),
-    "vpccni_helper_cloudwatch_failures": ("counter", "Calls to CloudWatch that failed; their figures wait"),
-    "vpccni_helper_cloudwatch_refused": ("counter", "Figures that CloudWatch will never take; they are lost"),
+SUMS: Final[Mapping[str, Family]] = {name: Family(GAUGE, "Sum over all aws-node pods") for name in REPUBLISHED}
+OWN: Final[Mapping[str, Family]] = {
+    "vpccni_helper_cycles": Family(COUNTER, "Cycles of collecting that ended"),
+    "vpccni_helper_scrape_failures": Family(COUNTER, "Pods that could not be read in a cycle"),
+    "vpccni_helper_cycle_seconds": Family(GAUGE, "Length of the last cycle"),
+    "vpccni_helper_pods": Family(GAUGE, "Pods that the last cycle asked"),
+    "vpccni_helper_publishes": Family(GAUGE, "1 while this replica is the one that collects and publishes"),
+    "vpccni_helper_cloudwatch_waiting": Family(GAUGE, "Figures that wait for CloudWatch"),
+    "vpccni_helper_cloudwatch_sent": Family(COUNTER, "Figures that CloudWatch took"),
+    "vpccni_helper_cloudwatch_failures": Family(COUNTER, "Calls to CloudWatch that failed; their figures wait"),
+    "vpccni_helper_cloudwatch_refused": Family(COUNTER, "Figures that CloudWatch will never take; they are lost"),
 }
-"""Type and help of the helper's own families."""
+"""The helper's own families."""
 
 
 def page(sums: Mapping[str, float], own: Mapping[str, float]) -> str:
     """Return the text: sums that are known, and every family of our own."""
-    lines: list[str] = []
-    for family in REPUBLISHED:
-        if family in sums:
-            lines += _family(family, "gauge", "Sum over all aws-node pods", sums[family])
-    for family, (kind, told) in OWN.items():
-        lines += _family(family, kind, told, own.get(family, 0.0))
-    return "\n".join(lines) + "\n"
-
-
-def _family(name: str, kind: str, told: str, value: float) -> list[str]:
-    return [f"# HELP {name} {told}", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
+    shown: dict[Series, float] = {(name, ()): float(sums[name]) for name in SUMS if name in sums}
+    shown |= {(name, ()): float(own.get(name, 0)) for name in OWN}
+    families = {**SUMS, **OWN}
+    counters = {series: value for series, value in shown.items() if families[series[0]].kind == COUNTER}
+    gauges = {series: value for series, value in shown.items() if families[series[0]].kind == GAUGE}
+    return render(families, counters, gauges, otherwise="")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import time
 import uuid
@@ -26,13 +25,15 @@ from vpccni.components.metrics_helper.families import COUNTER, FORWARDED, SUMMAR
 from vpccni.components.metrics_helper.lease import RENEW_EVERY_S
 from vpccni.components.metrics_helper.outbox import BATCH, Datum, bounded
 from vpccni.components.metrics_helper.parse import Page
-from vpccni.components.metrics_helper.republish import CONTENT_TYPE, page
+from vpccni.components.metrics_helper.republish import page
 from vpccni.components.metrics_helper.scrape import Outcome, Scraper, Target
 from vpccni.shared.errors import CloudRefused, VpccniError
+from vpccni.shared.exposition import CONTENT_TYPE
 from vpccni.shared.http import NOT_FOUND, HttpServer, Reply
 from vpccni.shared.kube import PODS, Kube, Wire
 from vpccni.shared.log import Log
 from vpccni.shared.loop import Loop
+from vpccni.shared.signals import when_told_to_end
 
 LABELS: Final = "k8s-app=aws-node"  # spec operations.md 4.2
 PUSH_EVERY_CYCLES: Final = 2  # spec operations.md 4.5
@@ -91,11 +92,7 @@ class Service:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT."""
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self._loop.watch(wake_read, lambda: self._told_to_end(os.read(wake_read, 16)))
+        when_told_to_end(self._loop, self._told_to_end)
         self._start()
         self._loop.run()
         self._kube.stop()
@@ -122,8 +119,8 @@ class Service:
             self._loop.every(config.interval_s * PUSH_EVERY_CYCLES, self._spawn_push, name="push")
         self._log.info("serving", pid=os.getpid(), seconds=config.interval_s, instance=socket.gethostname())
 
-    def _told_to_end(self, signals: bytes) -> None:
-        if {signal.SIGTERM, signal.SIGINT} & set(signals) and not self._ending:
+    def _told_to_end(self) -> None:
+        if not self._ending:
             self._ending = True
             self._loop.call_later(END_WITHIN_S, self._loop.stop)
             self._loop.spawn(self._end(), name="end")

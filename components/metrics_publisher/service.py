@@ -7,25 +7,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import vpccni
-<<<<<<< HEAD
-from vpccni.components.metrics_publisher import introspection
-from vpccni.components.metrics_publisher.exposition import merged, render
-=======
 from vpccni.components.metrics_publisher import introspection, node_page
-from vpccni.components.metrics_publisher.exposition import CONTENT_TYPE, merged, render
->>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
+from vpccni.components.metrics_publisher.exposition import merged, render
 from vpccni.components.metrics_publisher.own_process import process_series
 from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
 from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
-<<<<<<< HEAD
-from vpccni.shared.exposition import CONTENT_TYPE
-from vpccni.shared.http import NOT_FOUND, HttpServer, Reply
-=======
 from vpccni.shared.clock import wall_ns
 from vpccni.shared.event_stream import EventStream
+from vpccni.shared.exposition import CONTENT_TYPE
 from vpccni.shared.http import NOT_FOUND, Answer, HandOver, HttpServer, Reply
->>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
 from vpccni.shared.messages.allocation import LedgerState, PoolState
 from vpccni.shared.messages.common import Status
 from vpccni.shared.messages.inventory import Inventory, NodeFacts

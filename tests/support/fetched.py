@@ -51,9 +51,6 @@ def debian_programs(packages: tuple[str, ...], folder: Path) -> Path:
     return root
 
 
-<<<<<<< HEAD
-def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-=======
 def debian_closure(package: str, folder: Path) -> Path:
     """Unpack a Debian package, and what it needs and this machine lacks, into a folder, unless they are there; return its root."""
     root = folder / "root"
@@ -67,8 +64,7 @@ def debian_closure(package: str, folder: Path) -> Path:
     return root
 
 
-def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
->>>>>>> a1e7a30 (The node's page: processes, addresses, pods and EC2 calls as one document, live by events, without a script too)
+def _fetch(argv: list[str], within_s: int, *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired:

@@ -49,5 +49,5 @@ def test_a_node_of_ordinary_size_is_told_whole() -> None:
 def test_what_cools_is_told_with_the_time_of_its_release_and_what_is_held_again_is_not() -> None:
     one = ledger(2, name="p")
     held = next(iter(one.holders))
-    again = Ledger(one.held.values(), released_at={"10.9.9.9": 5.0, held: 4.0}, fenced_enis=["eni-9"])
+    again = Ledger(one.holdings(), released_at={"10.9.9.9": 5.0, held: 4.0}, fenced_enis=["eni-9"])
     assert (ledger_state(again).cooling, ledger_state(again).fenced_enis) == ([("10.9.9.9", 5.0)], ["eni-9"])
