@@ -107,6 +107,38 @@ def test_a_running_node_follows_kubelet_to_the_other_back_end_and_back_without_a
     assert " 0% packet loss" in told
 
 
+@pytest.mark.parametrize(
+    ("effect", "nth"),
+    [
+        pytest.param("iptables.restore", 1, id="nat-made"),
+        pytest.param("iptables.restore", 2, id="mangle-made", marks=pytest.mark.full),
+        pytest.param("iptables.restore", 3, id="nat-of-old-gone", marks=pytest.mark.full),
+        pytest.param("iptables.restore", 4, id="mangle-of-old-gone", marks=pytest.mark.full),
+        pytest.param("nft.batch", 1, id="connmark-of-old-gone", marks=pytest.mark.full),
+    ],
+)
+@pytest.mark.spec("dataplane.18.19")
+def test_death_in_the_middle_of_a_move_loses_nothing_and_the_next_start_ends_it(
+    node: Any, second: list[Any], effect: str, nth: int
+) -> None:
+    with sign(node, "nft"):
+        until(lambda: "AWS" not in saved(node, "legacy"), lambda: saved(node, "legacy"))
+    ping = second[0].popen(["ping", "-q", "-i", "0.01", INTERNET_ADDRESS], stdout=subprocess.PIPE)
+    try:
+        old = node.node.pids()["netlink_programmer"]
+        node.arm("netlink_programmer", effect, before=False, nth=nth)
+        with sign(node, "legacy"):
+            until(lambda: node.node.pids().get("netlink_programmer") not in (None, old), node.story)
+            until(lambda: "AWS" not in saved(node, "nft"), lambda: saved(node, "nft"))
+            until(lambda: node.shell("nft list table ip aws-cni 2>/dev/null") == "", node.story)
+            assert "AWS-CONNMARK-CHAIN-0" in saved(node, "legacy")
+            until(lambda: status(node).state == "serving", lambda: str(reasons(node)))
+    finally:
+        ping.send_signal(signal.SIGINT)
+        told = ping.communicate(timeout=10)[0]
+    assert " 0% packet loss" in told
+
+
 @pytest.mark.parametrize("held_s", [8.0, pytest.param(120.0, marks=pytest.mark.full)])
 @pytest.mark.spec("dataplane.18.18")
 def test_a_lock_that_somebody_holds_is_told_in_time_and_leaves_no_half(node: Any, held_s: float) -> None:
