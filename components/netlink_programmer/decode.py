@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from ipaddress import IPv6Address
 from typing import Final
 
 from vpccni.components.netlink_programmer.facts import IPV4, IPV6, Address, Change, Fact, Link, Route, Rule
+from vpccni.components.netlink_programmer.netlink_attributes import attributes
 
 NEWLINK: Final = 16
 DELLINK: Final = 17
@@ -30,7 +30,6 @@ _RULE: Final = struct.Struct("=BBBBBxxBI")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBI")
-_ATTRIBUTE: Final = struct.Struct("=HH")
 _INT: Final = struct.Struct("=I")
 
 _FOREIGN_SELECTORS: Final = (3, 12, 17, 19, 20, 22, 23, 24)  # iif, tunnel, oif, l3mdev, uid, protocol, ports
@@ -60,7 +59,7 @@ def _rule(payload: bytes) -> Rule | None:
     family, dst_len, src_len, tos, table, action, flags = _RULE.unpack_from(payload)
     if family not in (IPV4, IPV6):
         return None
-    found = dict(_attributes(payload, _RULE.size))
+    found = dict(attributes(payload, _RULE.size))
     foreign = (
         bool(tos) or action != _TO_TABLE or bool(flags & _INVERT) or any(key in found for key in _FOREIGN_SELECTORS)
     )
@@ -81,7 +80,7 @@ def _route(payload: bytes) -> Route | None:
     family, dst_len, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(payload)
     if family not in (IPV4, IPV6) or kind != _UNICAST or tos or flags & _CLONED:
         return None
-    found = dict(_attributes(payload, _ROUTE.size))
+    found = dict(attributes(payload, _ROUTE.size))
     metric = _number(found, 6)
     return Route(
         _number(found, 15, table),
@@ -100,7 +99,7 @@ def _address(payload: bytes) -> Address | None:
     family, length, _, scope, ifindex = _ADDRESS.unpack_from(payload)
     if family not in (IPV4, IPV6) or (family == IPV6 and scope == _SCOPE_LINK):
         return None
-    found = dict(_attributes(payload, _ADDRESS.size))
+    found = dict(attributes(payload, _ADDRESS.size))
     return Address(ifindex, f"{_text_of(found.get(2, found.get(1)))}/{length}")
 
 
@@ -109,15 +108,15 @@ def link_local(payload: bytes, ifindex: int) -> str:
     family, _, _, scope, index = _ADDRESS.unpack_from(payload)
     if (family, scope, index) != (IPV6, _SCOPE_LINK, ifindex):
         return ""
-    return _text_of(dict(_attributes(payload, _ADDRESS.size)).get(1))
+    return _text_of(dict(attributes(payload, _ADDRESS.size)).get(1))
 
 
 def _link(payload: bytes) -> Link | None:
     family, _, ifindex, flags, _ = _LINK.unpack_from(payload)
     if family != 0:
         return None  # a bridge's port speaks of itself in a family of its own
-    found = dict(_attributes(payload, _LINK.size))
-    kinds = dict(_attributes(found.get(18, b""), 0))
+    found = dict(attributes(payload, _LINK.size))
+    kinds = dict(attributes(found.get(18, b""), 0))
     return Link(
         ifindex,
         _text(found.get(3)),
@@ -127,16 +126,6 @@ def _link(payload: bytes) -> Link | None:
         _text(kinds.get(1)),
         _text(found.get(20)),
     )
-
-
-def _attributes(payload: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    end = len(payload)
-    while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(payload, at)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, payload[at + 4 : at + length]
-        at += (length + 3) & ~3
 
 
 def _number(found: dict[int, bytes], key: int, missing: int = 0) -> int:

@@ -15,9 +15,8 @@ def attribute(kind: int, value: bytes) -> bytes:
     return HEAD.pack(len(value) + HEAD.size, kind) + value + b"\0" * (-len(value) % 4)
 
 
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, value) of each attribute; a cut one ends it."""
-    at = 0
+def attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (kind, value) of each attribute from a place on; a cut one ends it."""
     while at + HEAD.size <= len(data):
         length, kind = HEAD.unpack_from(data, at)
         if length < HEAD.size:

@@ -10,6 +10,7 @@ from typing import Final
 
 from vpccni.components.netlink_programmer import decode, rtnl
 from vpccni.components.netlink_programmer.facts import IPV4, Address, Fact, Link, Route, Rule, Seen, Setting
+from vpccni.components.netlink_programmer.netlink_attributes import attribute
 
 RTM_GETLINK: Final = 18
 RTM_GETADDR: Final = 22
@@ -74,7 +75,7 @@ def _socket() -> rtnl.RouteSocket:
 
 
 def _links(socket: rtnl.RouteSocket) -> dict[int, Link]:
-    body = rtnl.IFINFO.pack(0, 0, 0, 0, 0) + rtnl.attribute(IFLA_EXT_MASK, struct.pack("=I", SKIP_STATISTICS))
+    body = rtnl.IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_EXT_MASK, struct.pack("=I", SKIP_STATISTICS))
     return {one.ifindex: one for one in _dump(socket, RTM_GETLINK, body) if isinstance(one, Link)}
 
 
@@ -83,7 +84,7 @@ def _query(family: int) -> bytes:
 
 
 def _routes_of(table: int, family: int) -> bytes:
-    return _query(family) + rtnl.attribute(RTA_TABLE, struct.pack("=I", table))
+    return _query(family) + attribute(RTA_TABLE, struct.pack("=I", table))
 
 
 def _dump(socket: rtnl.RouteSocket, kind: int, body: bytes) -> list[Fact]:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes
 from vpccni.shared.errors import KernelRefused
 
 NETLINK_ROUTE: Final = 0
@@ -163,11 +164,6 @@ class RouteSocket:
         return found
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    """Return one netlink attribute, padded."""
-    return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
-
-
 def messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
     """Return (flags, kind, sequence, payload) of each message in one datagram."""
     found, at = [], 0
@@ -203,13 +199,6 @@ def _numbered(message: bytes, sequence: int) -> bytes:
 
 def _link(payload: bytes) -> tuple[int, str, str]:
     _, _, ifindex, _, _ = IFINFO.unpack_from(payload)
-    at, mac, alias = IFINFO.size, "", ""
-    while at + 4 <= len(payload):
-        length, kind = struct.unpack_from("=HH", payload, at)
-        value = payload[at + 4 : at + length]
-        if kind == IFLA_ADDRESS:
-            mac = value.hex(":")
-        elif kind == IFLA_IFALIAS:
-            alias = value.rstrip(b"\0").decode(errors="replace")
-        at += max(4, (length + 3) & ~3)
-    return ifindex, mac, alias
+    found = dict(attributes(payload, IFINFO.size))
+    alias = found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+    return ifindex, found.get(IFLA_ADDRESS, b"").hex(":"), alias
