@@ -107,7 +107,7 @@ def test_an_ipv6_pod_looks_as_specified_when_its_add_ends(node: Node, new_pod: N
 def test_the_node_reaches_an_ipv6_pod(node: Node, new_pod: NewPod) -> None:
     pod = new_pod()
     wire(node, pod, [(V6, MAIN_TABLE)])
-    node.run("ip", "address", "add", "2001:db8:1::9/128", "dev", "lo")
+    node.run("ip", "address", "add", "2001:db8:1::9/128", "dev", "lo", "nodad")
     node.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
     node.run("ping", "-n", "-q", "-c", "1", "-W", "2", "-I", "2001:db8:1::9", V6)
 
