@@ -1,7 +1,8 @@
 """The allocator's wish turned into the fewest EC2 calls.
 
 Growing: ENIs with room are filled before a new one is made. Of those that can take all that is missing the fullest is chosen, else
-the one with most room: so no plan with fewer calls exists, and the addresses stay together. Shrinking: only what the allocator
+the one with most room: so no plan with fewer calls exists, and the addresses stay together. What an ENI under way will have room for
+waits for it, rather than for one more ENI. Shrinking: only what the allocator
 surrendered, one call an ENI and kind. What is already under way (`Busy`) counts as done. The plan is data; planning again after it
 was carried out gives nothing.
 
@@ -154,6 +155,7 @@ def _plan_card(target: CardTarget, picture: Picture, max_enis: int, terms: Terms
     rooms = {eni.eni_id: terms.slots - eni.items for eni in idle if eni.cloud.subnet_id not in terms.closed}
     behind = sum(terms.slots - eni.items for eni in idle if eni.cloud.subnet_id in terms.closed)
     assign, missing = _fill(rooms, max(wanted - have, 0))
+    missing -= min(missing, _room_to_come(growable, creating, terms, busy))
     free_enis = max(max_enis - len(enis) - len(creating), 0)
     create, missing = _create(target.card, free_enis if terms.may_create else 0, terms.slots, missing)
     behind += 0 if terms.may_create else free_enis * terms.slots
@@ -166,6 +168,16 @@ def _plan_card(target: CardTarget, picture: Picture, max_enis: int, terms: Terms
         short=(missing - held_back) * terms.unit,
         held_back=held_back * terms.unit,
     )
+
+
+def _room_to_come(growable: Sequence[HeldEni], creating: Sequence[int], terms: Terms, busy: Busy) -> int:
+    """Count what the ENIs that are changed or made right now can take afterwards: sooner, and with fewer calls, than another ENI."""
+    here = [
+        terms.slots - eni.items - busy.enis[eni.eni_id]
+        for eni in growable
+        if eni.eni_id in busy.enis and eni.cloud.subnet_id not in terms.closed
+    ]
+    return sum(max(room, 0) for room in (*here, *(terms.slots - count for count in creating)))
 
 
 def _kept_items(enis: Sequence[HeldEni], leaving: frozenset[EniId], surrendered: frozenset[str], terms: Terms) -> int:

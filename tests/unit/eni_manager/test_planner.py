@@ -214,3 +214,12 @@ def test_with_custom_networking_the_primary_gets_nothing_more_and_what_it_has_co
     todo = plan(wish(12), picture(eni(0, 2), eni(1, 5)), [CardLimit(0, 3)], spared, Busy())
     assert (todo.assign, todo.create) == ((AssignTo(EniId("eni-1"), 4),), (CreateOn(0, 1),))
     assert plan(wish(40), picture(eni(0, 2)), [CardLimit(0, 3)], spared, Busy()).short == 40 - 2 - 2 * SLOTS
+
+
+def test_what_an_eni_under_way_will_have_room_for_waits_for_it() -> None:
+    made = Busy(creating=[(0, 1)])
+    assert planned(wish(9 + 4), picture(eni(0, 9)), busy=made) == Plan()
+    assert planned(wish(9 + 9 + 4), picture(eni(0, 9)), busy=made).create == (CreateOn(0, 4),)
+    changed = Busy(enis={EniId("eni-0"): 2})
+    assert planned(wish(9), picture(eni(0, 4)), busy=changed) == Plan()
+    assert planned(wish(12), picture(eni(0, 4)), busy=changed).create == (CreateOn(0, 3),)
