@@ -8,9 +8,11 @@ from typing import Final
 
 from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.filters import Filters
+from vpccni.components.policy_agent.knowledge import Knowledge
 from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
 from vpccni.components.policy_agent.service import Service
 from vpccni.shared import names
+from vpccni.shared.kube import Kube
 from vpccni.shared.process import Process
 
 BPFFS: Final = "/sys/fs/bpf"
@@ -23,11 +25,13 @@ def main(argv: list[str]) -> int:
     prebuilt = raw.get("VPCCNI_BPF_OBJECT", "")
     source = ObjectSource(cache=process.run_dir / "bpf", prebuilt=Path(prebuilt) if prebuilt else None)
     bpffs = Path(raw.get("VPCCNI_BPFFS", "") or BPFFS)
+    node = process.settings.node_name
     service = Service(
         process,
         mode=process.settings.network_policy_mode,
         prepare=lambda: compile_ahead(source),
         load=lambda: Datapath(bpffs, compiled_programs(source), Filters()),
+        know=lambda hosts, changed: Knowledge(Kube.of(process), node, hosts=hosts, changed=changed),
     )
     service.start()
     return process.run()

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 PROGRAMS: Final = ("handle_ingress", "handle_egress")
 UAPI: Final = Path("/usr/include/linux")
 ASM_GENERIC: Final = Path("/usr/include/asm-generic")
@@ -83,7 +83,8 @@ def compile_source(text: str) -> dict[str, Any]:
         name = ask("bpf_table_name", index, ctypes.c_char_p).decode()
         names[ask("bpf_table_fd_id", index, ctypes.c_int)] = name
         sizes = [ask(f"bpf_table_{what}_id", index) for what in ("key_size", "leaf_size", "max_entries")]
-        maps.append([name, ask("bpf_table_type_id", index, ctypes.c_int), *sizes])
+        flags = ask("bpf_table_flags_id", index, ctypes.c_int)
+        maps.append([name, ask("bpf_table_type_id", index, ctypes.c_int), *sizes, flags])
     programs = []
     for name in PROGRAMS:
         code = module.dump_func(name)

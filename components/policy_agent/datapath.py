@@ -1,31 +1,39 @@
 """The maps and programs of the node with their pins: made once, taken over by every later start.
 
-    <bpffs>/vpccni/<layout>/pods, counters                     the maps; they outlive programs and releases of one layout
+    <bpffs>/vpccni/<layout>/pods, rule_sets, flows, ...        the maps; they outlive programs and releases of one layout
     <bpffs>/vpccni/<layout>/<source hash>/handle_ingress, ...  the programs that use them
 
 A start takes what is there and fits and makes what is missing, so it does not matter where the one before died. Programs of
 another source are loaded beside; filters are switched by `Filters.put`, and only then are the old pins removed. Pods of another
-layout are carried over by their keys, which are interface indexes in every layout.
+layout go on under its programs until their rule sets are complete in this one (spec policy.md T-087).
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from vpccni.components.policy_agent import libbpf
+import msgspec
+
+from vpccni.components.policy_agent import layout, libbpf
 from vpccni.components.policy_agent.filters import Filters
 from vpccni.components.policy_agent.layout import (
     COUNTERS,
     DIRECTION_EGRESS,
     DIRECTION_INGRESS,
+    EXEMPT,
     LAYOUT,
     MAPS,
+    NAMES,
     PODS,
+    PROGRAM_MAPS,
+    SWEPT,
+    USAGE_MAP,
     Count,
     MapDefinition,
     PodEntry,
@@ -37,6 +45,8 @@ from vpccni.components.policy_agent.layout import (
 from vpccni.components.policy_agent.libbpf import LoadedMap, LoadedProgram
 from vpccni.components.policy_agent.objectfile import ObjectFile, patched
 from vpccni.components.policy_agent.repair import RepairPlan, SeenLink, plan_repair
+from vpccni.components.policy_agent.rule_maps import RuleMaps
+from vpccni.components.policy_agent.selection import Behind
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import KernelRefused
 
@@ -61,6 +71,7 @@ class Datapath:
         self._source = content.hash
         (self._folder / content.hash).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._maps = {definition.name: self._map(definition) for definition in MAPS}
+        self.rule_maps = RuleMaps(self._maps)
         self.taken_over = True
         self.programs: dict[str, LoadedProgram] = {
             program.name: self._program(
@@ -75,25 +86,47 @@ class Datapath:
 
     # -- pods
 
-    def attach(self, ifindex: int, entry: PodEntry) -> bool:
-        """Put an interface's verdict and filters in force; return whether a filter had to be put.
+    def attach(self, ifindex: int, entry: PodEntry, behind: Behind) -> bool:
+        """Put an interface's rule set and filters in force; return whether a filter had to be put.
 
         Entry before filter: the first packet that meets the program meets its verdict. Again is harmless.
         """
+        afresh = not self._is_same(ifindex, entry)
         for direction in DIRECTIONS:
-            self._start_counter(ifindex, direction, afresh=not self._is_same(ifindex, entry))
+            self._start(COUNTERS, counter_key(ifindex, direction), bytes(self._counter_bytes), afresh=afresh)
+        self._start(SWEPT, pod_key(ifindex), bytes(SWEPT.value_bytes), afresh=afresh)
+        self._start(USAGE_MAP, pod_key(ifindex), bytes(USAGE_MAP.value_bytes), afresh=afresh)
+        self._start(NAMES, pod_key(ifindex), _padded(behind), afresh=self.behind(ifindex) != behind)
         libbpf.update(self._maps[PODS.name], pod_key(ifindex), entry.packed())
         if self._filters.seen(ifindex) == self.program_ids:
             return False
         self._filters.put(ifindex, self.programs)
         return True
 
+    def switch(self, ifindex: int, rule_set: int) -> None:
+        """Have packets of an interface meet another rule set from now on: one write, a packet sees the old one or the new one."""
+        entry = self.entry(ifindex)
+        if entry is not None:
+            libbpf.update(self._maps[PODS.name], pod_key(ifindex), replace(entry, rule_set=rule_set).packed())
+
     def detach(self, ifindex: int) -> bool:
         """Forget an interface; return whether it was known. Its filters go with the link."""
         known = libbpf.delete(self._maps[PODS.name], pod_key(ifindex))
         for direction in DIRECTIONS:
             libbpf.delete(self._maps[COUNTERS.name], counter_key(ifindex, direction))
+        for definition in (SWEPT, USAGE_MAP, NAMES):
+            libbpf.delete(self._maps[definition.name], pod_key(ifindex))
         return known
+
+    def behind(self, ifindex: int) -> Behind | None:
+        """Return who is behind an interface, as its Attach said; None where that cannot be read."""
+        raw = libbpf.lookup(self._maps[NAMES.name], pod_key(ifindex), NAMES.value_bytes)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw.rstrip(b"\0"), type=Behind)
+        except (msgspec.MsgspecError, ValueError):
+            return None
 
     def entry(self, ifindex: int) -> PodEntry | None:
         """Return what is in force for an interface."""
@@ -122,34 +155,50 @@ class Datapath:
             self.detach(ifindex)
         return plan
 
-    def carry_over(self, flags: int) -> int:
-        """Bring the pods of other layouts and the filters of other sources here, then drop their pins; return the pods carried.
-
-        Only after this may an old pin go: until a filter is switched it runs the old program.
-        """
-        carried = 0
+    def left_behind(self) -> dict[int, str]:
+        """Return links (name by index) that other layouts' entries mean and this one has none for."""
+        found: dict[int, str] = {}
         for other in (folder for folder in self._root.iterdir() if folder != self._folder):
-            carried += self._carry_pods(other, flags)
+            descriptor = libbpf.pinned(str(other / PODS.name))
+            if descriptor is None:
+                continue
+            try:
+                seen = libbpf.map_info(descriptor)
+                keys = libbpf.keys(seen) if seen.definition.key_bytes == PODS.key_bytes else []
+            finally:
+                os.close(descriptor)
+            found |= {ifindex: name for key in keys if (name := link_name(ifindex := ifindex_of(key)))}
+        return {ifindex: name for ifindex, name in found.items() if self.entry(ifindex) is None}
+
+    def forget_others(self) -> None:
+        """Drop the pins of other layouts and other sources. Only after their links are switched: until then the old programs judge."""
+        for other in (folder for folder in self._root.iterdir() if folder != self._folder):
             _remove_pins(other)
         for other in (folder for folder in self._folder.iterdir() if folder.is_dir() and folder.name != self._source):
             _remove_pins(other)
-        return carried
 
-    def _carry_pods(self, folder: Path, flags: int) -> int:
-        descriptor = libbpf.pinned(str(folder / PODS.name))
-        if descriptor is None:
-            return 0
-        try:
-            other = libbpf.map_info(descriptor)
-            indexes = (
-                [ifindex_of(key) for key in libbpf.keys(other)] if other.definition.key_bytes == PODS.key_bytes else []
-            )
-        finally:
-            os.close(descriptor)
-        alive = [(ifindex, name) for ifindex in indexes if (name := link_name(ifindex)) and self.entry(ifindex) is None]
-        for ifindex, name in alive:
-            self.attach(ifindex, PodEntry.of(flags=flags, link=name))
-        return len(alive)
+    def is_filtered(self, ifindex: int) -> bool:
+        """Return whether our slots of a link hold programs, whoever's."""
+        return bool(self._filters.seen(ifindex))
+
+    # -- the node
+
+    def exempt(self, addresses: Iterable[int]) -> None:
+        """Have exactly these addresses (of the common space) be the node's."""
+        wanted = {layout.address(value) for value in addresses}
+        seen = set(libbpf.keys(self._maps[EXEMPT.name]))
+        for key in wanted - seen:
+            libbpf.update(self._maps[EXEMPT.name], key, bytes(EXEMPT.value_bytes))
+        libbpf.delete_many(self._maps[EXEMPT.name], sorted(seen - wanted))
+
+    def report_verdicts(self, *, on: bool) -> None:
+        """Have the programs write verdicts into the ring, or not."""
+        value = layout.NUMBER.pack(layout.OPTION_EVENTS if on else 0)
+        libbpf.update(self._maps[layout.OPTIONS.name], layout.NUMBER.pack(layout.OPTION_FLAGS), value)
+
+    def map(self, definition: MapDefinition) -> LoadedMap:
+        """Return a map, for the adapters that read flows and events."""
+        return self._maps[definition.name]
 
     def _links(self, entries: Mapping[int, PodEntry]) -> dict[int, SeenLink]:
         names = {ifindex: link_name(ifindex) for ifindex in entries}
@@ -174,12 +223,16 @@ class Datapath:
             )
         return found
 
+    @property
+    def _program_map_ids(self) -> set[int]:
+        return {self._maps[definition.name].id for definition in PROGRAM_MAPS}
+
     def _program(self, name: str, code: bytes) -> LoadedProgram:
         path = self._folder / self._source / name
         descriptor = libbpf.pinned(str(path))
         if descriptor is not None:
             found = libbpf.program_info(descriptor)
-            if found.kind == libbpf.SCHED_CLS and found.map_ids == {one.id for one in self._maps.values()}:
+            if found.kind == libbpf.SCHED_CLS and found.map_ids == self._program_map_ids:
                 return found
             os.close(descriptor)
             _unpin(path)  # its maps are gone from the pins: it counts and judges where nobody looks
@@ -192,10 +245,10 @@ class Datapath:
         known = self.entry(ifindex)
         return known is not None and (known.link, known.sandbox) == (entry.link, entry.sandbox)
 
-    def _start_counter(self, ifindex: int, direction: int, *, afresh: bool) -> None:
-        key = counter_key(ifindex, direction)
-        if afresh or libbpf.lookup(self._maps[COUNTERS.name], key, self._counter_bytes) is None:
-            libbpf.update(self._maps[COUNTERS.name], key, bytes(self._counter_bytes))
+    def _start(self, definition: MapDefinition, key: bytes, value: bytes, *, afresh: bool) -> None:
+        of = self._maps[definition.name]
+        if afresh or libbpf.lookup(of, key, len(value)) is None:
+            libbpf.update(of, key, value)
 
     def _count(self, ifindex: int, direction: int) -> Count:
         value = libbpf.lookup(self._maps[COUNTERS.name], counter_key(ifindex, direction), self._counter_bytes)
@@ -204,6 +257,10 @@ class Datapath:
     @property
     def _counter_bytes(self) -> int:
         return COUNTERS.value_bytes * libbpf.possible_cpus()
+
+
+def _padded(behind: Behind) -> bytes:
+    return msgspec.json.encode(behind).ljust(NAMES.value_bytes, b"\0")[: NAMES.value_bytes]
 
 
 def link_name(ifindex: int) -> str:

@@ -12,11 +12,19 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from vpccni.components.policy_agent.layout import EGRESS_PROGRAM, INGRESS_PROGRAM
 from vpccni.components.policy_agent.libbpf import LoadedProgram
+from vpccni.components.policy_agent.rtnetlink import (
+    NLMSG_ERROR,
+    REQUEST,
+    Answer,
+    answers,
+    attribute,
+    attributes,
+    message,
+)
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import KernelRefused
 
@@ -25,12 +33,10 @@ RECEIVE_BYTES: Final = 1 << 16
 FILTER_HANDLE: Final = 1  # spec policy.md 5.5
 FILTER_PRIORITY: Final = 1  # spec policy.md 5.5
 
-_HEADER: Final = struct.Struct("=IHHII")
 _TC: Final = struct.Struct("=BxxxiIII")
-_ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR: Final = struct.Struct("=i")
-_NLMSG_ERROR, _RTM_NEWQDISC, _RTM_NEWTFILTER, _RTM_GETTFILTER = 2, 36, 44, 46
-_REQUEST, _ACK, _EXCL, _CREATE = 0x1, 0x4, 0x200, 0x400
+_RTM_NEWQDISC, _RTM_NEWTFILTER, _RTM_GETTFILTER = 36, 44, 46
+_ACK, _EXCL, _CREATE = 0x4, 0x200, 0x400
 _CLSACT_HANDLE, _CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
 _HOOK_FROM_POD, _HOOK_TO_POD = 0xFFFFFFF2, 0xFFFFFFF3
 _ETH_P_ALL_BIG_ENDIAN: Final = socket.htons(3)
@@ -41,13 +47,6 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP})
 """What the kernel says when the hook has no such filter, no qdisc at all, or another kind of filter there."""
 
 HOOKS: Final[Mapping[str, int]] = {INGRESS_PROGRAM: _HOOK_TO_POD, EGRESS_PROGRAM: _HOOK_FROM_POD}
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    sequence: int
-    kind: int
-    body: bytes
 
 
 class Filters:
@@ -90,9 +89,9 @@ class Filters:
 
     def _ask_filter(self, ifindex: int, hook: int) -> bytes | None:
         self._sequence += 1
-        self._socket.send(_message(_RTM_GETTFILTER, _REQUEST, self._sequence, _filter_head(ifindex, hook)))
+        self._socket.send(message(_RTM_GETTFILTER, REQUEST, self._sequence, _filter_head(ifindex, hook)))
         answer = self._receive()[0]
-        if answer.kind != _NLMSG_ERROR:
+        if answer.kind != NLMSG_ERROR:
             return answer.body
         error = -_ERROR.unpack_from(answer.body)[0]
         if error in _ABSENT or error == errno.ENODEV:
@@ -104,16 +103,16 @@ class Filters:
         packed = b""
         for kind, flags, body in requests:
             self._sequence += 1
-            packed += _message(kind, flags | _REQUEST | _ACK, self._sequence, body)
+            packed += message(kind, flags | REQUEST | _ACK, self._sequence, body)
         self._socket.send(packed)
         errors: dict[int, int] = {}
         while len(errors) < len(requests):
             for answer in self._receive(first):
-                if answer.kind == _NLMSG_ERROR:
+                if answer.kind == NLMSG_ERROR:
                     errors[answer.sequence] = -_ERROR.unpack_from(answer.body)[0]
         return [errors[number] for number in sorted(errors)]
 
-    def _receive(self, first: int | None = None) -> list[_Answer]:
+    def _receive(self, first: int | None = None) -> list[Answer]:
         """Return the answers of one datagram to requests from `first` on (default: the last); older ones are late, and dropped."""
         wanted = self._sequence if first is None else first
         while True:
@@ -123,14 +122,14 @@ class Filters:
                 raise KernelRefused(
                     "the kernel did not answer a tc request", why=f"nothing within {ANSWER_WITHIN_S} s"
                 ) from error
-            answers = [answer for answer in _answers(raw) if answer.sequence >= wanted]
-            if answers:
-                return answers
+            found = [answer for answer in answers(raw) if answer.sequence >= wanted]
+            if found:
+                return found
 
 
 def _qdisc(ifindex: int) -> tuple[int, int, bytes]:
     head = _TC.pack(socket.AF_UNSPEC, ifindex, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
-    return _RTM_NEWQDISC, _CREATE | _EXCL, head + _attribute(_TCA_KIND, b"clsact\0")
+    return _RTM_NEWQDISC, _CREATE | _EXCL, head + attribute(_TCA_KIND, b"clsact\0")
 
 
 def _filter_head(ifindex: int, hook: int) -> bytes:
@@ -139,46 +138,15 @@ def _filter_head(ifindex: int, hook: int) -> bytes:
 
 def _filter(ifindex: int, hook: int, name: str, program: LoadedProgram) -> tuple[int, int, bytes]:
     options = (
-        _attribute(_TCA_BPF_FD, struct.pack("=I", program.descriptor))
-        + _attribute(_TCA_BPF_NAME, name.encode() + b"\0")
-        + _attribute(_TCA_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
+        attribute(_TCA_BPF_FD, struct.pack("=I", program.descriptor))
+        + attribute(_TCA_BPF_NAME, name.encode() + b"\0")
+        + attribute(_TCA_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
     )
-    body = _attribute(_TCA_KIND, b"bpf\0") + _attribute(_TCA_OPTIONS, options)
+    body = attribute(_TCA_KIND, b"bpf\0") + attribute(_TCA_OPTIONS, options)
     return _RTM_NEWTFILTER, _CREATE, _filter_head(ifindex, hook) + body
-
-
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    padding = -len(value) % 4
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(padding)
-
-
-def _answers(raw: bytes) -> list[_Answer]:
-    answers = []
-    at = 0
-    while at + _HEADER.size <= len(raw):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(raw, at)
-        answers.append(_Answer(sequence, kind, raw[at + _HEADER.size : at + length]))
-        at += (length + 3) & ~3
-    return answers
-
-
-def _attributes(raw: bytes) -> dict[int, bytes]:
-    found = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(raw):
-        length, kind = _ATTRIBUTE.unpack_from(raw, at)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = raw[at + _ATTRIBUTE.size : at + length]
-        at += (length + 3) & ~3
-    return found
 
 
 def _program_id(body: bytes) -> int:
     """Return the program id in a filter message, 0 when the slot holds a filter of another kind."""
-    options = _attributes(_attributes(body[_TC.size :]).get(_TCA_OPTIONS, b""))
+    options = attributes(attributes(body[_TC.size :]).get(_TCA_OPTIONS, b""))
     return int.from_bytes(options.get(_TCA_BPF_ID, b""), "little")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -22,6 +23,8 @@ SCHED_CLS: Final = 3
 LICENSE: Final = b"GPL"
 LOG_BYTES: Final = 1 << 18
 LOG_SHOWN: Final = 600
+BATCH: Final = 1024
+"""Elements a call of a batch; a bucket of a hash table that holds more would be refused, and none does."""
 BPFFS_MAGIC: Final = 0xCAFE4A11
 _UPDATE_ANY: Final = 0
 _STATFS_BYTES: Final = 256
@@ -42,6 +45,48 @@ class _LoadOptions(ctypes.Structure):
         ("log_level", ctypes.c_uint32),
         ("log_size", ctypes.c_uint32),
         ("log", ctypes.c_char_p),
+    ]
+
+
+class _MapOptions(ctypes.Structure):
+    """The head of struct bpf_map_create_opts of libbpf 1.x."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("btf", ctypes.c_uint32 * 4),
+        ("inner_map", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+    ]
+
+
+class _BatchOptions(ctypes.Structure):
+    """struct bpf_map_batch_opts of libbpf 1.x."""
+
+    _fields_ = [("size", ctypes.c_size_t), ("element_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64)]
+
+
+class _TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts of libbpf 1.x."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("packet", ctypes.c_char_p),
+        ("packet_out", ctypes.c_void_p),
+        ("packet_bytes", ctypes.c_uint32),
+        ("packet_out_bytes", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("context_out", ctypes.c_void_p),
+        ("context_bytes", ctypes.c_uint32),
+        ("context_out_bytes", ctypes.c_uint32),
+        ("returned", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration_ns", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch", ctypes.c_uint32),
     ]
 
 
@@ -125,7 +170,7 @@ def create_map(definition: MapDefinition) -> LoadedMap:
             definition.key_bytes,
             definition.value_bytes,
             definition.entries_at_most,
-            None,
+            ctypes.byref(_MapOptions(size=ctypes.sizeof(_MapOptions), flags=definition.flags)),
         )
     return map_info(_checked(descriptor, "create the map", definition.name))
 
@@ -175,7 +220,9 @@ def map_info(descriptor: int) -> LoadedMap:
     """Return what the kernel says about a map; the descriptor must be of one."""
     info = _MapInfo()
     _info(descriptor, info)
-    definition = MapDefinition(info.name.decode(), info.type, info.key_bytes, info.value_bytes, info.entries_at_most)
+    definition = MapDefinition(
+        info.name.decode(), info.type, info.key_bytes, info.value_bytes, info.entries_at_most, info.flags
+    )
     return LoadedMap(descriptor, info.id, definition)
 
 
@@ -225,6 +272,60 @@ def keys(of: LoadedMap) -> list[bytes]:
         previous = buffer.raw
         found.append(previous)
     return found
+
+
+def update_many(of: LoadedMap, elements: Sequence[tuple[bytes, bytes]]) -> None:
+    """Write elements, a thousand a call; an error leaves some of them written."""
+    for at in range(0, len(elements), BATCH):
+        part = elements[at : at + BATCH]
+        count = ctypes.c_uint32(len(part))
+        keys_, values = b"".join(key for key, _ in part), b"".join(value for _, value in part)
+        options = _BatchOptions(size=ctypes.sizeof(_BatchOptions))
+        with effect("bpf.update_many"):
+            result = _library().bpf_map_update_batch(
+                of.descriptor, keys_, values, ctypes.byref(count), ctypes.byref(options)
+            )
+        _checked(result, "write the map", f"{of.definition.name}, element {at + count.value} of {len(elements)}")
+
+
+def delete_many(of: LoadedMap, gone: Sequence[bytes]) -> int:
+    """Take elements out; return how many were there. One by one: a batch would stop at the first that is absent."""
+    return sum([delete(of, key) for key in gone])
+
+
+def elements(of: LoadedMap, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and values of a hash table, as they are while it is walked, a few thousand a call."""
+    key_bytes = of.definition.key_bytes
+    keys_, values = ctypes.create_string_buffer(BATCH * key_bytes), ctypes.create_string_buffer(BATCH * value_bytes)
+    at: Any = None
+    position = ctypes.create_string_buffer(max(8, key_bytes))
+    options = _BatchOptions(size=ctypes.sizeof(_BatchOptions))
+    while True:
+        count = ctypes.c_uint32(BATCH)
+        result = _library().bpf_map_lookup_batch(
+            of.descriptor, at, position, keys_, values, ctypes.byref(count), ctypes.byref(options)
+        )
+        if result != -errno.ENOENT:
+            _checked(result, "walk the map", of.definition.name)
+        all_keys, all_values = keys_.raw, values.raw
+        for number in range(count.value):
+            yield (
+                all_keys[number * key_bytes : (number + 1) * key_bytes],
+                all_values[number * value_bytes : (number + 1) * value_bytes],
+            )
+        if result == -errno.ENOENT:
+            return
+        at = position
+
+
+def dry_run(program: LoadedProgram, packet: bytes, *, repeat: int = 1) -> tuple[int, int]:
+    """Run a classifier on a packet, as if on the loopback link; return its verdict and the mean time in ns."""
+    options = _TestRunOptions(
+        size=ctypes.sizeof(_TestRunOptions), packet=packet, packet_bytes=len(packet), repeat=repeat
+    )
+    result = _library().bpf_prog_test_run_opts(program.descriptor, ctypes.byref(options))
+    _checked(result, "run the program", f"program {program.id}")
+    return options.returned, options.duration_ns
 
 
 def _checked(result: int, what: str, on: str) -> int:

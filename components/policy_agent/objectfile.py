@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from vpccni.components.policy_agent.layout import MAPS, PROGRAMS, MapDefinition
+from vpccni.components.policy_agent.layout import PROGRAM_MAPS, PROGRAMS, MapDefinition
 from vpccni.shared.errors import VpccniError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 INSTRUCTION_BYTES: Final = 8
 IMMEDIATE_OFFSET: Final = 4
 
@@ -32,12 +32,12 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class ObjectFile(msgspec.Struct, frozen=True):
-    """The file. `hash` names the source it was made of; `maps` are (name, kind, key, value, entries) as the compiler saw them."""
+    """The file. `hash` names the source it was made of; `maps` are (name, kind, key, value, entries, flags) as the compiler saw them."""
 
     format: int
     hash: str
     programs: list[Program]
-    maps: list[tuple[str, int, int, int, int]]
+    maps: list[tuple[str, int, int, int, int, int]]
 
 
 def source_hash(source: str, header: str) -> str:
@@ -56,7 +56,7 @@ def read(raw: bytes, *, of: str, where: str) -> ObjectFile:
         raise _refused(where, f"it has format {content.format}, this agent reads {FORMAT}")
     if content.hash != of:
         raise _refused(where, f"it was made of source {content.hash}, this agent's source is {of}")
-    if seen != tuple(sorted(MAPS, key=lambda one: one.name)):
+    if seen != tuple(sorted(PROGRAM_MAPS, key=lambda one: one.name)):
         raise _refused(where, f"its maps {seen} are not those of this agent")
     if tuple(sorted(program.name for program in content.programs)) != tuple(sorted(PROGRAMS)):
         raise _refused(where, f"it must hold the programs {', '.join(PROGRAMS)} and no other")

@@ -1,63 +1,100 @@
-"""The agent's conversation: Attach in the middle of an ADD, Detach after a DEL, and what is attached as an event.
+"""The agent's conversation: Attach in the middle of an ADD, Detach after a DEL, policies from the API, and its state as an event.
 
 The datapath is loaded by a task: until it is there an Attach waits, inside its own deadline. A load that fails is tried again
 with back-off, and the status says why. Packets never wait for any of this.
+
+    Attach ─▶ wait for the datapath ─▶ wait for the first lists, as long as the API may still give them ─▶ rule set in force ─▶ Attached
+    an object changes ─▶ Enforcement.apply ─▶ what failed is tried again, with back-off
+    every 30 s: flows that are over go; every 60 s: filters, entries and maps are compared with what they should be
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 from vpccni.components.policy_agent.datapath import Datapath, link_name
-from vpccni.components.policy_agent.layout import FLAG_DENY_EGRESS, FLAG_DENY_INGRESS, LAYOUT, PodEntry
+from vpccni.components.policy_agent.endpoints import Endpoint
+from vpccni.components.policy_agent.enforcement import Applied, Enforcement
+from vpccni.components.policy_agent.knowledge import Knowledge
+from vpccni.components.policy_agent.latency import ProgrammingLatency
+from vpccni.components.policy_agent.layout import LAYOUT
+from vpccni.components.policy_agent.node_addresses import Address, NodeAddresses
+from vpccni.components.policy_agent.policy import prefix
+from vpccni.components.policy_agent.selection import Behind
+from vpccni.components.policy_agent.sweeper import Sweeper
+from vpccni.shared.backoff import Backoff
 from vpccni.shared.bus.server import Call
 from vpccni.shared.errors import KernelRefused, VpccniError
-from vpccni.shared.loop import Future
+from vpccni.shared.kube import Change
+from vpccni.shared.loop import Future, Timer
 from vpccni.shared.messages.base import Message, Sandbox
 from vpccni.shared.messages.common import Done
 from vpccni.shared.messages.policy import Attach, Attached, Detach, PolicyCounters, PolicyInterface, PolicyState
 from vpccni.shared.process import Process
 
 STRICT: Final = "strict"
+STANDARD: Final = "standard"
 OFF: Final = ("", "none")
 RETRY_FIRST_S: Final = 1.0
 RETRY_AT_MOST_S: Final = 30.0
+APPLY_AGAIN: Final = Backoff(0.2, 30.0, jitter=0.0)
 PUBLISH_AT_MOST_EVERY_S: Final = 1.0
 PUBLISH_AT_LEAST_EVERY_S: Final = 5.0
 SWEEP_EVERY_S: Final = 60.0
+FLOWS_EVERY_S: Final = 30.0
+TIDY_EVERY_S: Final = 5.0
+LISTS_WITHIN_S: Final = 5.0
+"""How long an ADD waits for the first lists of an API server that has not refused them."""
+LOOK_EVERY_S: Final = 0.02
 
 
 class PolicyOff(VpccniError):
     code = "policy_off"
 
 
-def default_flags(mode: str) -> int:
-    """Return what holds for a pod that no policy selects: strict isolates it, standard leaves it open (spec policy.md 5.6)."""
-    return FLAG_DENY_INGRESS | FLAG_DENY_EGRESS if mode.lower() == STRICT else 0
+class BadMode(VpccniError):
+    code = "policy_mode"
 
 
 class Service:
-    """See the module. `load` makes or takes over the datapath; it is called in the loop, `prepare` before it in a thread."""
+    """See the module. `load` makes or takes over the datapath; it is called in the loop, `prepare` before it in a thread.
+
+    `know` begins to follow the API for a node with these addresses; it is called once, after the load.
+    """
 
     def __init__(
-        self, process: Process, *, mode: str, prepare: Callable[[], None], load: Callable[[], Datapath]
+        self,
+        process: Process,
+        *,
+        mode: str,
+        prepare: Callable[[], None],
+        load: Callable[[], Datapath],
+        know: Callable[[frozenset[str], Callable[[Sequence[Change[Endpoint]]], None]], Knowledge],
     ) -> None:
         self._process = process
-        self._mode = mode
-        self._prepare, self._load = prepare, load
+        self._mode = mode.lower()
+        self._prepare, self._load, self._know = prepare, load, know
         self._datapath: Datapath | None = None
+        self._enforcement: Enforcement | None = None
+        self._knowledge: Knowledge | None = None
+        self._addresses: NodeAddresses | None = None
         self._loaded: Future[None] = Future()
         self._names: dict[int, str] = {}
         self._held: dict[Sandbox, set[int]] = {}
         self._publishing = False
         self._published_at = float("-inf")
+        self._failures = 0
+        self._again: Timer | None = None
+        self._latency = ProgrammingLatency(process)
 
     def start(self) -> None:
         """Serve, and load unless policy is switched off."""
         self._process.handle(Detach, self._on_detach)
         self._process.handle(Attach, self._on_attach)
-        if self._mode.lower() in OFF:
+        if self._mode in OFF:
             self._process.detail = lambda: {"policy": "off"}
             self._process.log.info("policy is off", value=self._mode)
             self._process.serving()
@@ -67,6 +104,7 @@ class Service:
         self._process.loop.spawn(self._load_until_it_works(), name="load the datapath")
         self._process.loop.every(PUBLISH_AT_LEAST_EVERY_S, self._publish_soon, name="publish policy state")
         self._process.loop.every(SWEEP_EVERY_S, self._sweep, name="sweep")
+        self._process.loop.every(TIDY_EVERY_S, self._tidy, name="tidy rule sets")
 
     # -- loading
 
@@ -85,57 +123,174 @@ class Service:
         self._loaded.set(None)
 
     def _take(self, datapath: Datapath) -> None:
-        """Mend what the time without an agent left, then serve. Old pins go last: filters switch in `repair`."""
+        """Mend what the time without an agent left, then serve. What is in force stays until the API's lists are in."""
         plan = datapath.repair()
-        carried = datapath.carry_over(default_flags(self._mode))
-        self._datapath = datapath
+        addresses = self._addresses or NodeAddresses()
+        self._addresses = addresses
+        local = addresses.read()
+        datapath.exempt(_values(local))
+        self._enforcement = Enforcement(datapath, clock=self._process.loop.clock)
         self._names = {ifindex: link_name(ifindex) for ifindex in datapath.entries()}
-        self._count_repairs(len(plan.refilter) + carried, len(plan.forget))
+        self._knowledge = self._know(frozenset(map(str, local)), self._on_change)
+        self._datapath = datapath
+        self._process.loop.watch(addresses.fileno(), self._on_addresses)
+        self._count_repairs(len(plan.refilter), len(plan.forget))
+        self._measure(datapath)
         self._process.healthy("datapath")
         kind = "taken over" if datapath.taken_over else "loaded"
         self._process.log.info("policy programs in force", kind=kind, count=len(self._names), detail=str(plan))
+        self._process.detail = self._detail
         self._process.serving()
         self._publish_soon()
 
+    def _detail(self) -> dict[str, Any]:
+        assert self._enforcement is not None
+        return {
+            "policies": len(self._enforcement.policies),
+            "rule_sets": len(self._enforcement.rule_sets),
+            "interfaces": len(self._names),
+            "known": self._enforcement.knows,
+        }
+
+    def _measure(self, datapath: Datapath) -> None:
+        sweeper = Sweeper(datapath, clock_ns=time.monotonic_ns, later=self._process.loop.call_soon)
+        self._process.loop.every(FLOWS_EVERY_S, sweeper.begin, name="sweep flows")
+        self._process.gauge("vpccni_policy_flows", lambda: float(sweeper.alive))
+        for name in datapath.rule_maps.used:
+            self._process.gauge("vpccni_policy_map_elements", partial(_elements_used, datapath, name), map=name)
+
     def _sweep(self) -> None:
-        if self._datapath is None:
+        if self._datapath is None or self._enforcement is None:
             return
         plan = self._datapath.repair()
         for ifindex in plan.forget:
             self._forget_name(ifindex)
-        if plan.refilter or plan.forget:
+        self._on_change(())  # also ends what was taken for selected by labels alone
+        mended = self._enforcement.audit()
+        if plan.refilter or plan.forget or mended.wrong or mended.surplus:
             self._count_repairs(len(plan.refilter), len(plan.forget))
+            self._process.count("vpccni_policy_repairs", mended.wrong + mended.surplus, kind="element")
             self._process.log.warning(
-                "policy filters repaired", refiltered=len(plan.refilter), forgotten=len(plan.forget)
+                "policy filters repaired",
+                refiltered=len(plan.refilter),
+                forgotten=len(plan.forget),
+                elements=mended.wrong + mended.surplus,
             )
             self._publish_soon()
+
+    def _tidy(self) -> None:
+        if self._enforcement is not None:
+            self._enforcement.tidy()
 
     def _count_repairs(self, refiltered: int, forgotten: int) -> None:
         self._process.count("vpccni_policy_repairs", refiltered, kind="filter")
         self._process.count("vpccni_policy_repairs", forgotten, kind="entry")
 
+    # -- what the kernel and the API tell
+
+    def _on_addresses(self) -> None:
+        assert self._addresses is not None
+        assert self._datapath is not None
+        self._addresses.drain()
+        local = self._addresses.read()
+        self._datapath.exempt(_values(local))
+        if self._knowledge is not None:
+            self._knowledge.hosts = frozenset(map(str, local))
+
+    def _on_change(self, changes: Sequence[Change[Endpoint]]) -> None:
+        enforcement, knowledge = self._enforcement, self._knowledge
+        if enforcement is None or knowledge is None or not knowledge.synced:
+            return
+        first = not enforcement.knows
+        enforcement.know(knowledge.copies)
+        applied = enforcement.apply()
+        self._latency.observe(changes, failed=bool(applied.failed))
+        if first:
+            self._process.healthy("policies")
+            self._process.log.info("policies known", count=len(enforcement.policies))
+        if applied.switched:
+            self._process.count("vpccni_policy_switches", applied.switched)
+            self._process.log.info("policies in force", count=applied.switched, policies=len(enforcement.policies))
+        self._try_again(applied)
+
+    def _try_again(self, applied: Applied) -> None:
+        """Have what failed tried again; a newer try takes the place of the one that waits."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if not applied.failed:
+            self._failures = 0
+            self._process.healthy("rule sets")
+            return
+        self._failures += 1
+        error = next(iter(applied.failed.values()))
+        self._process.count("vpccni_policy_write_failures", len(applied.failed), code=error.code)
+        self._process.degraded("rule sets", f"{len(applied.failed)} interfaces keep older rules: {error.line()}")
+        self._again = self._process.loop.call_later(
+            APPLY_AGAIN.pause_s(self._failures, 0.5), lambda: self._on_change(())
+        )
+
     # -- requests
 
     async def _on_attach(self, ask: Attach, call: Call) -> Message:
-        if self._mode.lower() in OFF:
-            raise PolicyOff(
-                "this agent has policy switched off",
-                on=str(ask.pod),
-                remedy="Give NETWORK_POLICY_ENFORCING_MODE the same value in all containers of the pod, or restart it",
-            )
+        mode = self._mode_of(ask)
         await self._loaded
         assert self._datapath is not None
-        flags = default_flags(ask.mode or self._mode)
+        assert self._enforcement is not None
+        assert self._knowledge is not None
+        await self._lists(call.deadline)
+        facts = None
+        if self._enforcement.may_select(ask.pod.namespace):
+            facts = await self._knowledge.pod(ask.pod.namespace, ask.pod.name)
+        # A pod is listed under its first address; its policies hold on every interface.
+        addresses = tuple(interface.address for interface in ask.interfaces)
+        behind = Behind(ask.pod, addresses, mode == STRICT, self._process.loop.clock())
         for interface in ask.interfaces:
-            self._attach(self._datapath, ask.sandbox, interface, flags)
+            link = self._link(interface)
+            put = self._enforcement.attach(
+                interface.ifindex, link=link, sandbox=sandbox_key(ask.sandbox), behind=behind, facts=facts
+            )
+            self._process.count("vpccni_policy_attaches", 1, filters="put" if put else "kept")
+            self._names[interface.ifindex] = link
         self._held[ask.sandbox] = {interface.ifindex for interface in ask.interfaces}
+        if not self._enforcement.knows:
+            self._admitted_unknown(ask, mode)
         self._process.log.info(
             "policy attached", sandbox=str(ask.sandbox), pod=str(ask.pod), value=ask.mode, trace=call.trace_id
         )
         self._publish_soon()
         return Attached(sandbox=ask.sandbox)
 
-    def _attach(self, datapath: Datapath, sandbox: Sandbox, interface: PolicyInterface, flags: int) -> None:
+    def _mode_of(self, ask: Attach) -> str:
+        if self._mode in OFF:
+            raise PolicyOff(
+                "this agent has policy switched off",
+                on=str(ask.pod),
+                remedy="Give NETWORK_POLICY_ENFORCING_MODE the same value in all containers of the pod, or restart it",
+            )
+        mode = ask.mode.lower() or self._mode
+        if mode not in (STRICT, STANDARD):
+            raise BadMode("there is no such mode", on=str(ask.pod), why=repr(ask.mode), remedy="Use strict or standard")
+        return mode
+
+    async def _lists(self, deadline: float) -> None:
+        """Wait for the first lists while the API may still give them, and never beyond the caller's deadline."""
+        assert self._enforcement is not None
+        assert self._knowledge is not None
+        until = min(self._process.loop.clock() + LISTS_WITHIN_S, deadline - LOOK_EVERY_S)
+        while not self._enforcement.knows and not self._knowledge.away and self._process.loop.clock() < until:
+            await self._process.loop.sleep(LOOK_EVERY_S)
+
+    def _admitted_unknown(self, ask: Attach, mode: str) -> None:
+        """Standard admits what nobody knows policies of, strict isolates it; both loudly (design 5)."""
+        assert self._knowledge is not None
+        why = self._knowledge.away or "the first lists are not in yet"
+        outcome = "isolated" if mode == STRICT else "open"
+        self._process.count("vpccni_policy_attached_unknown", 1, outcome=outcome)
+        self._process.degraded("policies", f"The policies are not known ({why}); new pods are {outcome} until they are")
+        self._process.log.warning("policies not known", pod=str(ask.pod), outcome=outcome, why=why)
+
+    def _link(self, interface: PolicyInterface) -> str:
         name = link_name(interface.ifindex)
         if name != interface.host_veth:
             raise KernelRefused(
@@ -144,9 +299,7 @@ class Service:
                 why=f"that index is {name or 'no link'} in this network namespace",
                 remedy="The link went meanwhile: the runtime adds the pod again. If it stays, check that the agent runs in the host network",
             )
-        put = datapath.attach(interface.ifindex, PodEntry.of(flags=flags, link=name, sandbox=sandbox_key(sandbox)))
-        self._process.count("vpccni_policy_attaches", 1, filters="put" if put else "kept")
-        self._names[interface.ifindex] = name
+        return name
 
     async def _on_detach(self, ask: Detach, call: Call) -> Message:
         held = self._held.pop(ask.sandbox, set())
@@ -169,6 +322,8 @@ class Service:
 
     def _forget_name(self, ifindex: int) -> None:
         self._names.pop(ifindex, None)
+        if self._enforcement is not None:
+            self._enforcement.forget(ifindex)
         for sandbox in [sandbox for sandbox, held in self._held.items() if ifindex in held]:
             self._held[sandbox].discard(ifindex)
             if not self._held[sandbox]:
@@ -204,6 +359,10 @@ def policy_state(datapath: Datapath, names: dict[int, str]) -> PolicyState:
                 ingress_bytes=towards.bytes,
                 egress_packets=outward.packets,
                 egress_bytes=outward.bytes,
+                ingress_dropped_packets=towards.dropped_packets,
+                ingress_dropped_bytes=towards.dropped_bytes,
+                egress_dropped_packets=outward.dropped_packets,
+                egress_dropped_bytes=outward.dropped_bytes,
             )
         )
     return PolicyState(layout=LAYOUT, program_ids=sorted(datapath.program_ids.values()), attached=attached)
@@ -212,3 +371,11 @@ def policy_state(datapath: Datapath, names: dict[int, str]) -> PolicyState:
 def sandbox_key(sandbox: Sandbox) -> str:
     """Return the sandbox as the one text that map entries remember a fingerprint of."""
     return f"{sandbox.network}/{sandbox.container_id}/{sandbox.ifname}"
+
+
+def _elements_used(datapath: Datapath, name: str) -> float:
+    return float(datapath.rule_maps.used[name][0])
+
+
+def _values(addresses: frozenset[Address]) -> list[int]:
+    return [prefix(str(one)).value for one in addresses]

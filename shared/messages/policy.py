@@ -49,6 +49,10 @@ class PolicyCounters(msgspec.Struct, frozen=True):
     ingress_bytes: int
     egress_packets: int
     egress_bytes: int
+    ingress_dropped_packets: int = 0
+    ingress_dropped_bytes: int = 0
+    egress_dropped_packets: int = 0
+    egress_dropped_bytes: int = 0
 
 
 class PolicyState(Message, frozen=True, kw_only=True, tag="policy.state"):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import zmq
 
 from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
+from vpccni.lab import unix_http, vpc_plan
 from vpccni.shared.bus.access import endpoint
 from vpccni.shared.bus.client import Client
 from vpccni.shared.codec import to_message
@@ -27,6 +28,8 @@ from vpccni.shared.messages.policy import Attach, Attached, Detach, PolicyInterf
 
 READY_WITHIN_S = 20.0
 BPFFS = "/sys/fs/bpf"
+NODE_ADDRESS = "10.250.0.1"
+POLICY_ENDPOINTS = "/apis/networking.k8s.aws/v1alpha1/namespaces/default/policyendpoints"
 
 
 class Pod:
@@ -42,6 +45,8 @@ class Pod:
         node.run("ip", "link", "add", self.host_veth, "type", "veth", "peer", "name", "eth0", "netns", pid)
         for command in (["addr", "add", f"{self.address}/24", "dev", "eth0"], ["link", "set", "eth0", "up"]):
             subprocess.run(["nsenter", "-t", pid, "-n", "ip", *command], check=True)
+        onlink = ["route", "add", "default", "via", self.gateway, "dev", "eth0", "onlink"]
+        subprocess.run(["nsenter", "-t", pid, "-n", "ip", *onlink], check=True)
         node.run("ip", "addr", "add", f"{self.gateway}/24", "dev", self.host_veth)
         self.ifindex = json.loads(node.run("ip", "-json", "link", "show", self.host_veth))[0]["ifindex"]
         self.sandbox = Sandbox(f"container-{number}", "eth0")
@@ -62,6 +67,12 @@ class Pod:
         command = ["ping", "-n", "-q", "-c", str(count), "-i", "0.01", "-W", "1", self.address]
         return subprocess.run(self._node.inside(*command), stdout=subprocess.DEVNULL, check=False).returncode == 0
 
+    def reaches(self, other: Pod) -> bool:
+        """Whether another pod answers this one."""
+        command = ["nsenter", "-t", str(self._holder.pid), "-n", "ping", "-n", "-q", "-c", "3", "-i", "0.01", "-W", "1"]
+        done = subprocess.run([*command, other.address], stdout=subprocess.DEVNULL, check=False)
+        return done.returncode == 0
+
     def close(self) -> None:
         self._holder.kill()
         self._holder.wait()
@@ -72,11 +83,14 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.run_dir = folder
-        mount = f"mount -t bpf bpf {BPFFS} && ip link set lo up && exec sleep 600"
+        mount = f"mount -t bpf bpf {BPFFS} && ip link set lo up && sysctl -qw net.ipv4.ip_forward=1 && exec sleep 600"
         self._holder = subprocess.Popen(["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", mount])
         self.wait_for_namespace(self._holder.pid, "net")
         self._wait(lambda: "none" not in self._bpffs(), "the bpf filesystem")
         self.agent: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        self._api: subprocess.Popen[bytes] | None = None
+        self._policies: set[str] = set()
         self._pods: list[Pod] = []
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.loop = Loop()
@@ -127,18 +141,86 @@ class Node:
         self.wait_until_serving()
 
     def spawn_agent(self, mode: str = "standard", **environment: str) -> None:
-        variables = {"NETWORK_POLICY_ENFORCING_MODE": mode, "VPCCNI_KILL_POINTS": "1", **environment}
+        variables = {
+            "NETWORK_POLICY_ENFORCING_MODE": mode,
+            "VPCCNI_KILL_POINTS": "1",
+            **self.environment,
+            **environment,
+        }
         command = [sys.executable, "-m", "vpccni.components.policy_agent", "--run-dir", str(self.run_dir)]
         self.agent = subprocess.Popen(self.inside(*command), env=os.environ | variables)
 
     def wait_until_serving(self) -> None:
-        self._wait(lambda: self.status().state == "serving", "the agent")
+        self._wait(lambda: self.status().state != "starting", "the agent")
+
+    def start_api(self) -> None:
+        """Start the lab's API server in this node; agents started from now on follow it."""
+        self.run("ip", "addr", "add", f"{vpc_plan.SERVICE}/32", "dev", "lo")
+        self._api = subprocess.Popen(self.inside(sys.executable, "-m", "vpccni.lab.kube", str(self.run_dir)))
+        self._wait(lambda: (self.run_dir / "kube.sock").exists(), "the API server")
+        self.run("ip", "addr", "add", f"{NODE_ADDRESS}/32", "dev", "lo")
+        self.environment |= {"CLUSTER_ENDPOINT": "", "KUBECONFIG": str(self._kubeconfig()), "MY_NODE_NAME": "node-1"}
+
+    def _kubeconfig(self) -> Path:
+        path = self.run_dir / "kubeconfig"
+        server = f"http://{vpc_plan.SERVICE}:{vpc_plan.KUBE_PORT}"
+        document = {
+            "current-context": "lab",
+            "contexts": [{"name": "lab", "context": {"cluster": "lab"}}],
+            "clusters": [{"name": "lab", "cluster": {"server": server}}],
+        }
+        path.write_text(json.dumps(document))
+        return path
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the API server; return the document."""
+        status, reply = unix_http.ask(self.run_dir / "kube.sock", method, path, body)
+        assert status < 300, (status, reply)
+        return reply
+
+    def put_policy(
+        self, name: str, pods: Sequence[Pod], *, ingress: Sequence[Any] | None = None, egress: Sequence[Any] | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Make or replace a PolicyEndpoint; the directions that are given are isolated."""
+        spec = {
+            "policyRef": {"name": name, "namespace": "default"},
+            "podSelector": {"matchLabels": labels or {"none": "none"}},
+            "podIsolation": [kind for kind, rules in (("Ingress", ingress), ("Egress", egress)) if rules is not None],
+            "podSelectorEndpoints": [
+                {"name": pod.name, "namespace": "default", "podIP": pod.address, "hostIP": NODE_ADDRESS} for pod in pods
+            ],
+            "ingress": list(ingress or ()),
+            "egress": list(egress or ()),
+        }
+        body = {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+        at = f"{POLICY_ENDPOINTS}/{name}"
+        if name in self._policies:
+            self.api("PUT", at, body)
+        else:
+            self._policies.add(name)
+            self.api("POST", POLICY_ENDPOINTS, body)
+
+    def delete_policy(self, name: str) -> None:
+        self._policies.discard(name)
+        self.api("DELETE", f"{POLICY_ENDPOINTS}/{name}")
+
+    def make_pod_object(self, pod: Pod, **labels: str) -> None:
+        body = {"metadata": {"name": pod.name, "labels": labels}, "spec": {"nodeName": "node-1", "containers": []}}
+        self.api("POST", "/api/v1/namespaces/default/pods", body)
 
     def kill_agent(self) -> None:
         assert self.agent is not None
         self.agent.kill()
         self.agent.wait()
         self.agent = None
+
+    def restart_dead_agent(self) -> None:
+        """Start the agent again after a death that the test asked for."""
+        assert self.agent is not None
+        self.agent.wait()
+        (self.run_dir / "bus" / "policy_agent.starts").unlink()
+        self.start_agent()
 
     def call(self, message: Message, timeout_s: float = READY_WITHIN_S) -> Message:
         return self.loop.run_until(self._client.call(message, timeout_s=timeout_s), timeout_s=timeout_s + 1)
@@ -153,6 +235,7 @@ class Node:
             if self.agent is not None and self.agent.poll() is not None:
                 deaths += 1
                 assert pod.ping(2), "packets pass while the agent is away"
+                (self.run_dir / "bus" / "policy_agent.starts").unlink()  # many deaths are the test's, not a crash loop
                 self.spawn_agent()
         answer.result()
         return deaths
@@ -191,6 +274,9 @@ class Node:
     def close(self) -> None:
         if self.agent is not None:
             self.kill_agent()
+        if self._api is not None:
+            self._api.kill()
+            self._api.wait()
         for pod in self._pods:
             pod.close()
         self._client.close()

@@ -45,11 +45,25 @@ def test_packets_pass_and_are_counted_for_their_pod_alone(node: Node) -> None:
     assert node.kernel_count(second)[0] - quiet[0] < 20, "the other pod counts none of these packets"
 
 
-def test_strict_isolates_a_pod_without_policy_from_its_first_packet(node: Node) -> None:
+@pytest.mark.spec("policy.T-075", "policy.T-076")
+def test_strict_isolates_a_pod_without_policy_from_its_first_packet_but_not_from_its_node(node: Node) -> None:
     node.start_agent("strict")
-    pod = node.pod()
+    pod, other = node.pod(), node.pod()
     node.add(pod, "strict")
-    assert not pod.ping(2)
+    other.up()
+    assert not other.reaches(pod)
+    assert pod.ping(2), "the kubelet's probes come from the node"
+    node.call(pod.detach())
+    assert other.reaches(pod), "the way is there"
+
+
+@pytest.mark.spec("policy.T-084")
+def test_a_mode_that_is_none_is_refused_and_nothing_attached(node: Node) -> None:
+    node.start_agent()
+    pod = node.pod()
+    with pytest.raises(PeerRefused, match="no such mode"):
+        node.call(pod.attach("loose"))
+    assert node.filters(pod, "egress") == []
 
 
 def test_attach_again_leaves_the_filters_alone(node: Node) -> None:

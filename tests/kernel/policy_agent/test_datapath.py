@@ -12,6 +12,8 @@ import json, os, pathlib, subprocess, sys
 from vpccni.components.policy_agent import layout, libbpf
 from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.filters import Filters
+from vpccni.components.policy_agent.selection import Behind
+from vpccni.shared.messages.base import PodRef
 from vpccni.components.policy_agent.objectfile import ObjectFile, Program
 from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
 import msgspec
@@ -21,8 +23,9 @@ other = msgspec.structs.replace(content, hash="another")
 def link(name):
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", name + "p"], check=True)
     return json.loads(subprocess.run(["ip", "-json", "link", "show", name], capture_output=True, check=True).stdout)[0]["ifindex"]
-def entry(name):
-    return layout.PodEntry.of(flags=0, link=name, sandbox="s")
+def entry(index, name):
+    return layout.PodEntry.of(index, link=name, sandbox="s")
+WHO = Behind(PodRef("default", "pod"), ("10.0.0.1",), False, 0.0)
 """
 
 
@@ -65,19 +68,19 @@ def test_another_source_is_loaded_beside_switched_and_the_old_pins_go(compiled: 
         """
 old = Datapath(BPFFS, content, Filters())
 index = link("eni1")
-old.attach(index, entry("eni1"))
+old.attach(index, entry(index, "eni1"), WHO)
 new = Datapath(BPFFS, other, Filters())
 assert not new.taken_over and new.program_ids != old.program_ids
 assert Filters().seen(index) == old.program_ids
 assert new.repair().refilter == (index,)
-new.carry_over(0)
+new.forget_others()
 assert Filters().seen(index) == new.program_ids
 assert [path.name for path in (BPFFS / "vpccni" / layout.LAYOUT).iterdir() if path.is_dir()] == ["another"]
 """,
     )
 
 
-def test_pods_of_another_layout_are_carried_over(compiled: Path) -> None:
+def test_pods_of_another_layout_are_found_and_its_pins_go_when_told(compiled: Path) -> None:
     scene(
         compiled,
         """
@@ -89,9 +92,10 @@ libbpf.pin(narrow.descriptor, str(folder / "pods"))
 for one in (index, 4711):
     libbpf.update(narrow, layout.pod_key(one), bytes(8))
 datapath = Datapath(BPFFS, content, Filters())
-assert datapath.carry_over(layout.FLAG_DENY_EGRESS) == 1
-assert datapath.entry(index).flags == layout.FLAG_DENY_EGRESS
-assert Filters().seen(index) == datapath.program_ids
+assert datapath.left_behind() == {index: "eni1"}
+datapath.attach(index, entry(index, "eni1"), WHO)
+assert datapath.left_behind() == {} and datapath.behind(index) == WHO
+datapath.forget_others()
 assert not folder.exists()
 """,
     )
@@ -102,7 +106,7 @@ def test_programs_whose_maps_lost_their_pins_are_loaded_again(compiled: Path) ->
         compiled,
         """
 first = Datapath(BPFFS, content, Filters())
-(BPFFS / "vpccni" / layout.LAYOUT / "pods").unlink()
+(BPFFS / "vpccni" / layout.LAYOUT / "counters").unlink()
 second = Datapath(BPFFS, content, Filters())
 assert not second.taken_over
 assert {name: second.programs[name].map_ids == first.programs[name].map_ids for name in second.programs} == {
@@ -120,7 +124,7 @@ subprocess.run(["tc", "qdisc", "add", "dev", "eni1", "clsact"], check=True)
 subprocess.run(["tc", "filter", "add", "dev", "eni1", "ingress", "pref", "7", "protocol", "ip", "matchall", "action", "ok"], check=False)
 before = subprocess.run(["tc", "filter", "show", "dev", "eni1", "ingress"], capture_output=True, text=True).stdout
 datapath = Datapath(BPFFS, content, Filters())
-assert datapath.attach(index, entry("eni1")) and not datapath.attach(index, entry("eni1"))
+assert datapath.attach(index, entry(index, "eni1"), WHO) and not datapath.attach(index, entry(index, "eni1"), WHO)
 after = subprocess.run(["tc", "filter", "show", "dev", "eni1", "ingress"], capture_output=True, text=True).stdout
 assert before in after and "handle_egress" in after
 """,

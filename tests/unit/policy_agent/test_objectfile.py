@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from vpccni.components.policy_agent.layout import MAPS, PROGRAMS
+from vpccni.components.policy_agent.layout import PROGRAM_MAPS, PROGRAMS
 from vpccni.components.policy_agent.objectfile import ObjectRefused, Program, patched, read, source_hash
 
 GOOD: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "hash": "h",
     "programs": [{"name": name, "code": "00" * 24, "maps": [[1, "pods"]]} for name in PROGRAMS],
-    "maps": [[one.name, one.kind, one.key_bytes, one.value_bytes, one.entries_at_most] for one in MAPS],
+    "maps": [
+        [one.name, one.kind, one.key_bytes, one.value_bytes, one.entries_at_most, one.flags] for one in PROGRAM_MAPS
+    ],
 }
 
 
@@ -23,7 +25,7 @@ def test_a_file_of_this_source_reads() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"format": 2}, "has format 2"),
+        ({"format": 3}, "has format 3"),
         ({"hash": "other"}, "made of source other"),
         ({"maps": GOOD["maps"][:1]}, "not those of this agent"),
         ({"programs": GOOD["programs"][:1]}, "must hold the programs"),

@@ -8,16 +8,16 @@ from vpccni.components.policy_agent.repair import RepairPlan, SeenLink, plan_rep
 
 OURS = {"handle_ingress": 11, "handle_egress": 12}
 PROGRAMS = st.sampled_from([OURS, {}, {"handle_ingress": 11}, {"handle_ingress": 1, "handle_egress": 2}])
-ENTRIES = st.dictionaries(st.integers(1, 6), st.sampled_from("ab").map(lambda name: PodEntry.of(flags=0, link=name)))
+ENTRIES = st.dictionaries(st.integers(1, 6), st.sampled_from("ab").map(lambda name: PodEntry.of(3, link=name)))
 LINKS = st.dictionaries(st.integers(1, 6), st.builds(SeenLink, st.sampled_from("ab"), PROGRAMS))
 
 
 def test_a_link_with_our_programs_is_left_alone() -> None:
-    assert plan_repair({3: PodEntry.of(flags=0, link="a")}, {3: SeenLink("a", OURS)}, OURS) == RepairPlan((), ())
+    assert plan_repair({3: PodEntry.of(3, link="a")}, {3: SeenLink("a", OURS)}, OURS) == RepairPlan((), ())
 
 
 def test_an_index_that_a_stranger_got_is_forgotten_and_not_touched() -> None:
-    assert plan_repair({3: PodEntry.of(flags=0, link="a")}, {3: SeenLink("docker0", {})}, OURS) == RepairPlan((), (3,))
+    assert plan_repair({3: PodEntry.of(3, link="a")}, {3: SeenLink("docker0", {})}, OURS) == RepairPlan((), (3,))
 
 
 @given(ENTRIES, LINKS)

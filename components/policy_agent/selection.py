@@ -1,0 +1,113 @@
+"""Which policies select the pod behind an interface. Pure; worked out anew from the copies each time, so nothing can go stale.
+
+A pod is selected by being listed in one of a policy's objects. One that is new, and not listed anywhere yet, is taken for selected
+by its labels: the controller needs its address first, and the pod must not be open meanwhile (spec policy.md W-22). That lasts
+`PROVISIONAL_S`, because the selector in an object of another controller may be of the day it was created (2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from vpccni.components.policy_agent.endpoints import Endpoint, ListedPod, Subject, united
+from vpccni.components.policy_agent.policy import Policy, PolicyKey
+from vpccni.components.policy_agent.selectors import selects
+from vpccni.shared.kube.objects import Key
+from vpccni.shared.messages.base import PodRef
+
+PROVISIONAL_S: Final = 60.0
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """Who is behind an interface. `strict`: no policy means no traffic; `attached_at`: seconds of boot time."""
+
+    pod: PodRef
+    addresses: tuple[str, ...]
+    strict: bool
+    attached_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What the API says of a pod of this node."""
+
+    uid: str
+    labels: Mapping[str, str]
+    host_network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObjects:
+    """A policy with everything its objects say about whom it selects."""
+
+    policy: Policy
+    parts: tuple[Endpoint, ...]
+    pods: frozenset[ListedPod]
+    subject: Subject | None
+
+
+def gathered(
+    endpoints: Mapping[Key, Endpoint], before: Mapping[PolicyKey, PolicyObjects]
+) -> dict[PolicyKey, PolicyObjects]:
+    """Return all policies; those whose objects are the very ones of `before` are the same objects too, so that nothing of them is
+    compiled again.
+    """
+    parts: dict[PolicyKey, list[tuple[Key, Endpoint]]] = {}
+    for key, endpoint in endpoints.items():
+        parts.setdefault(endpoint.policy, []).append((key, endpoint))
+    policies = {}
+    for name, found in parts.items():
+        ordered = tuple(endpoint for _, endpoint in sorted(found, key=lambda one: one[0]))
+        known = before.get(name)
+        if known is not None and len(known.parts) == len(ordered) and all(map(_is, known.parts, ordered)):
+            policies[name] = known
+        else:
+            policies[name] = _objects(ordered)
+    return policies
+
+
+def _is(one: Endpoint, other: Endpoint) -> bool:
+    return one is other
+
+
+def _objects(parts: tuple[Endpoint, ...]) -> PolicyObjects:
+    pods = frozenset().union(*(part.pods for part in parts))
+    return PolicyObjects(united(parts), parts, pods, parts[-1].subject)
+
+
+def selecting(
+    policies: Iterable[PolicyObjects],
+    behind: Behind,
+    facts: PodFacts | None,
+    namespaces: Mapping[str, Mapping[str, str]],
+    *,
+    now: float,
+) -> list[Policy]:
+    """Return those of `policies` (the pod's namespace's and the cluster's) that select the pod. `namespaces`: labels by name; `now`: seconds of boot time."""
+    is_new = now - behind.attached_at < PROVISIONAL_S
+    listed = {ListedPod(behind.pod.namespace, behind.pod.name, address) for address in behind.addresses}
+    return [
+        one.policy
+        for one in policies
+        if not listed.isdisjoint(one.pods)
+        or (is_new and facts is not None and _is_meant(one, behind, facts, namespaces))
+    ]
+
+
+def by_namespace(policies: Iterable[PolicyObjects]) -> dict[str, list[PolicyObjects]]:
+    """Return the policies that can select pods of a namespace; those of the cluster are under ""."""
+    found: dict[str, list[PolicyObjects]] = {}
+    for one in policies:
+        found.setdefault(one.policy.key.namespace, []).append(one)
+    return found
+
+
+def _is_meant(one: PolicyObjects, behind: Behind, facts: PodFacts, namespaces: Mapping[str, Mapping[str, str]]) -> bool:
+    subject = one.subject
+    if subject is None or facts.host_network or not selects(subject.pods, facts.labels):
+        return False
+    return subject.namespaces is None or selects(subject.namespaces, namespaces.get(behind.pod.namespace, {}))

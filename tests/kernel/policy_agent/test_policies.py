@@ -1,0 +1,146 @@
+"""Policies from the API to packets between pods, on a real kernel with the lab's API server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.waiting import until
+
+from vpccni.shared.messages.common import ArmKillPoint, EffectsRecorded, RecordEffects
+
+if TYPE_CHECKING:
+    from tests.kernel.policy_agent.conftest import Node, Pod
+
+ENFORCED_WITHIN_S = 5.0  # spec policy.md 8
+
+
+def rule(pod: Pod, **more: Any) -> dict[str, Any]:
+    return {"cidr": pod.address, **more}
+
+
+@pytest.fixture
+def api_node(node: Node) -> Node:
+    node.start_api()
+    node.start_agent()
+    return node
+
+
+def pods_of(node: Node, count: int) -> list[Pod]:
+    pods = [node.pod() for _ in range(count)]
+    for pod in pods:
+        node.add(pod)
+    return pods
+
+
+def enforced(node: Node, count: float) -> None:
+    """Wait until so many interfaces were switched to another rule set."""
+    until(lambda: node.count("vpccni_policy_switches") >= count, "the switch", within_s=ENFORCED_WITHIN_S)
+
+
+@pytest.mark.spec("policy.T-001", "policy.T-002", "policy.T-007", "policy.T-008", "policy.T-011", "policy.T-090")
+def test_a_policy_holds_for_its_pods_changes_and_goes(api_node: Node) -> None:
+    pod, friend, stranger = pods_of(api_node, 3)
+    assert friend.reaches(pod)
+    api_node.put_policy("deny", [pod], ingress=[])
+    enforced(api_node, 1)
+    assert not friend.reaches(pod)
+    assert pod.reaches(friend), "its own connections work"
+    assert friend.reaches(stranger), "and nobody else is isolated"
+    api_node.put_policy("allow", [pod], ingress=[rule(friend)])
+    enforced(api_node, 2)
+    assert friend.reaches(pod)
+    assert not stranger.reaches(pod)
+    api_node.put_policy("allow-more", [pod], ingress=[rule(stranger)])
+    enforced(api_node, 3)
+    assert friend.reaches(pod)
+    assert stranger.reaches(pod)
+    for name in ("allow", "allow-more"):
+        api_node.delete_policy(name)
+    until(lambda: not friend.reaches(pod), "the denial", within_s=ENFORCED_WITHIN_S)
+    api_node.delete_policy("deny")
+    until(lambda: friend.reaches(pod), "the opening", within_s=ENFORCED_WITHIN_S)
+
+
+@pytest.mark.spec("policy.W-22", "policy.T-074")
+def test_a_new_pod_is_isolated_before_its_attach_is_answered(api_node: Node) -> None:
+    """By its labels: the controller lists it only when it has its address."""
+    (other,) = pods_of(api_node, 1)
+    api_node.put_policy("deny", [], ingress=[], labels={"app": "api"})
+    until(lambda: "policies in force" in _story(api_node), "the policy", within_s=ENFORCED_WITHIN_S)
+    pod = api_node.pod()
+    api_node.make_pod_object(pod, app="api")
+    api_node.add(pod)
+    assert not other.reaches(pod)
+    assert pod.reaches(other)
+    unlike = api_node.pod()
+    api_node.make_pod_object(unlike, app="web")
+    api_node.add(unlike)
+    assert other.reaches(unlike)
+
+
+def _story(node: Node) -> str:
+    detail = node.status().detail
+    return "policies in force" if detail.get("policies") else ""
+
+
+@pytest.mark.spec("policy.T-085", "policy.T-086", "policy.W-11", "policy.W-12")
+def test_a_restart_changes_nothing_and_goes_on(api_node: Node) -> None:
+    pod, friend, stranger = pods_of(api_node, 3)
+    for number in range(5):
+        api_node.put_policy(f"p{number}", [pod], ingress=[rule(friend)] if number == 4 else [])
+    until(lambda: friend.reaches(pod) and not stranger.reaches(pod), "the policies", within_s=ENFORCED_WITHIN_S)
+    filters = api_node.filters(pod, "egress")
+    api_node.kill_agent()
+    assert friend.reaches(pod)
+    assert not stranger.reaches(pod)
+    api_node.start_agent()
+    until(lambda: api_node.status().state == "serving", "the lists", within_s=ENFORCED_WITHIN_S)
+    assert api_node.count("vpccni_policy_switches") == 0
+    assert api_node.filters(pod, "egress") == filters
+    assert friend.reaches(pod)
+    assert not stranger.reaches(pod)
+    api_node.put_policy("p4", [pod], ingress=[rule(stranger)])
+    enforced(api_node, 1)
+    assert stranger.reaches(pod)
+    assert not friend.reaches(pod)
+
+
+def test_pods_with_the_same_policies_share_a_rule_set(api_node: Node) -> None:
+    pods = pods_of(api_node, 4)
+    api_node.put_policy("deny", pods[:3], ingress=[rule(pods[3])])
+    enforced(api_node, 3)
+    path = api_node.run("find", "/sys/fs/bpf", "-name", "rule_sets").strip()
+    assert len(api_node.bpftool("map", "dump", "pinned", path)) == 1
+
+
+@pytest.mark.spec("policy.W-10")
+def test_a_death_at_any_step_of_a_change_leaves_the_old_rules_or_the_new(api_node: Node) -> None:
+    pod, friend, stranger = pods_of(api_node, 3)
+    rules = ([rule(friend), {"cidr": "10.77.0.0/16"}], [rule(friend, ports=[]), {"cidr": "10.78.0.0/16"}])
+    api_node.put_policy("p", [pod], ingress=rules[0])
+    enforced(api_node, 1)
+    api_node.call(RecordEffects(on=True))
+    api_node.put_policy("p", [pod], ingress=rules[1])
+    enforced(api_node, 2)
+    recorded = api_node.call(RecordEffects(on=False))
+    assert isinstance(recorded, EffectsRecorded)
+    steps = [one for one in recorded.effects if one.startswith("bpf.")]
+    assert len(steps) >= 6
+    points = [(name, 1 + steps[:at].count(name), before) for at, name in enumerate(steps) for before in (True, False)]
+    for number, (name, nth, before) in enumerate(points):
+        peers = rules[number % 2]
+        api_node.call(ArmKillPoint(effect=name, nth=nth, before=before))
+        api_node.put_policy("p", [pod], ingress=[*peers, {"cidr": f"10.{100 + number}.0.0/16"}])
+        until(lambda: api_node.agent is None or api_node.agent.poll() is not None, "the death", within_s=10.0)
+        assert friend.reaches(pod), f"{name} {nth}: both policies allow it"
+        assert not stranger.reaches(pod), f"{name} {nth}: neither does"
+        api_node.restart_dead_agent()
+        until(lambda: api_node.status().state == "serving", "the restart", within_s=10.0)
+        assert friend.reaches(pod)
+        assert not stranger.reaches(pod)
+    number = time.monotonic()
+    api_node.put_policy("p", [pod], ingress=[rule(stranger)])
+    until(lambda: stranger.reaches(pod) and not friend.reaches(pod), "the last change", within_s=ENFORCED_WITHIN_S)
+    assert time.monotonic() - number < ENFORCED_WITHIN_S
