@@ -50,6 +50,8 @@ from vpccni.shared.errors import CniFailure, KernelRefused
 from vpccni.shared.messages.base import Sandbox
 from vpccni.shared.process import Process
 
+FOLDER_OUT_OF_USE_S: Final = 60.0
+"""Longer than a call that still uses a folder may take."""
 NAME_TRIES: Final = 10  # spec dataplane.md 3
 
 
@@ -293,17 +295,27 @@ class Egress:
         return self._reservations_at(request, config, frame.descriptors.get(EGRESS_STATE, -1))
 
     def _reservations_at(self, request: CniRequest, config: EgressConfig, state: int) -> Reservations | None:
-        """Return the reservations of a request's network. The folder stays open: a spooled DEL has no descriptor of its own."""
-        if state >= 0:
-            old = self._folders.pop(config.data_dir, -1)
-            self._folders[config.data_dir] = os.dup(state)
-            if old >= 0:
-                os.close(old)
-        elif config.data_dir not in self._folders:
-            with contextlib.suppress(OSError):
-                self._folders[config.data_dir] = os.open(config.data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = self._folders.get(config.data_dir, -1)
-        return None if folder < 0 else Reservations(folder, request.sandbox.network)
+        """Return the reservations of a request's network: below the folder its plugin opened, else below the one an earlier plugin did."""
+        if state < 0:
+            if config.data_dir not in self._folders:
+                with contextlib.suppress(
+                    OSError
+                ):  # seen where the node's file system is: in the lab, or by choice of the chart
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                    self._folders[config.data_dir] = os.open(config.data_dir, flags)
+            state = self._folders.get(config.data_dir, -1)
+            return None if state < 0 else Reservations(state, request.sandbox.network)
+        self._remember(config.data_dir, state)
+        return Reservations(state, request.sandbox.network)
+
+    def _remember(self, data_dir: str, state: int) -> None:
+        """Keep a folder for spooled deletions, which bring none. One that was made anew takes the old one's place."""
+        old = self._folders.get(data_dir, -1)
+        if old >= 0 and os.path.sameopenfile(old, state):
+            return
+        self._folders[data_dir] = os.dup(state)
+        if old >= 0:
+            self._process.loop.call_later(FOLDER_OUT_OF_USE_S, lambda: os.close(old))
 
 
 def _mac_of(pod_socket: rtnl.RouteSocket, ifname: str) -> str:
