@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address, IPv6Network
 
 import pytest
+from support.waiting import until
 from tests.lab.eni_manager.conftest import Manager, prefixes, primary
 from tests.lab.eni_manager.test_subnets import OTHER, OWN, ROLE
 from tests.lab_self.conftest import Ec2InVpc
 
 from vpccni.lab.api import Lab
+from vpccni.shared.errors import BusError
 
 MUTATING = ("Assign", "Unassign", "Create", "Attach", "Detach", "Delete", "Modify")
 
@@ -149,3 +151,22 @@ def test_a_prefix_taken_away_by_hand_is_noticed_told_and_not_exchanged(manager: 
     assert manager.lab.ec2_counts()["AssignIpv6Addresses"] == 1
     ec2.assign_ipv6_addresses(NetworkInterfaceId=eni.eni_id, Ipv6Prefixes=gone)
     manager.wait(lambda one: primary(one).prefixes == gone and not one.growth.cause, within_s=60.0)
+
+
+def test_a_type_that_has_no_prefixes_is_told_and_nothing_is_asked_of_ec2() -> None:
+    name = f"eni6x-{os.getpid() % 10000}"
+    with Lab.up(name, nodes=1, instance_type="m4.large", ipv6=True, start_processes=False) as lab:
+        manager = Manager(lab)
+        manager.start()
+        try:
+            until(lambda: "m4.large" in reasons(manager), "the type is named", within_s=20.0)
+            assert not lab.ec2_counts()
+        finally:
+            manager.stop()
+
+
+def reasons(manager: Manager) -> str:
+    try:
+        return " ".join(manager.peer.status().reasons)
+    except BusError:
+        return ""
