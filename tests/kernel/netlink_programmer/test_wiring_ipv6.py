@@ -109,7 +109,7 @@ def test_the_node_reaches_an_ipv6_pod(node: Node, new_pod: NewPod) -> None:
     wire(node, pod, [(V6, MAIN_TABLE)])
     node.run("ip", "address", "add", "2001:db8:1::9/128", "dev", "lo", "nodad")
     node.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
-    node.run("ping", "-n", "-q", "-c", "1", "-W", "2", "-I", "2001:db8:1::9", V6)
+    node.run("ping", "-n", "-q", "-c", "1", "-w", "8", "-I", "2001:db8:1::9", V6)
 
 
 def test_off_the_primary_eni_an_ipv6_pod_has_a_rule_that_leads_to_its_table(node: Node, new_pod: NewPod) -> None:
