@@ -44,6 +44,10 @@ class Allowed:
         cut = (*block.excepts, *map(ip_network, addresses))
         unite(self.blocks, Block(block.network, _collapsed(cut)), ports)
 
+    def copy(self) -> Allowed:
+        """Return another with the same places, for one of the two to change."""
+        return Allowed(self.action, dict(self.exact), dict(self.blocks), dict(self.domains))
+
     def entries(self) -> Iterator[Entry]:
         """Yield the rows of endpoint objects."""
         for address, ports in self.exact.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from vpccni.components.policy_controller.model import Entry, Head, Rows, Stored, Target
 from vpccni.components.policy_controller.resolve import Group
@@ -75,43 +75,58 @@ def _digest(numbers: tuple[int, ...]) -> str:
 
 
 class _Placement:
-    """Which rows go into which object."""
+    """Which rows go into which object. `kept`: stored objects with the rows that they have now; `new`: the rows of new ones."""
 
     def __init__(self, rows: Rows, stored: Sequence[Stored], size: int) -> None:
-        self._size, self._left = size, rows
-        self.kept: list[tuple[Stored, Rows]] = []
-        self.new: list[Rows] = []
+        self._ingress = _Pool(rows.ingress, size)
+        self._egress = _Pool(rows.egress, size)
+        self._targets = _Pool(rows.targets, size)
         keep, self.dissolved = _worth_keeping(stored, rows, size)
-        for one in keep:
-            stay = Rows(
-                _some(one.rows.ingress & self._left.ingress, size),
-                _some(one.rows.egress & self._left.egress, size),
-                _some(one.rows.targets & self._left.targets, size),
-            )
-            self._left = _minus(self._left, stay)
-            self.kept.append((one, stay))
+        self.kept = [(one, self._kept(one.rows)) for one in keep]
+        self.new: list[Rows] = []
 
     def fill(self) -> None:
         """Place what is left: into objects that are written anyway (or else deleted), then into the emptiest, then into new ones."""
         for at in sorted(range(len(self.kept)), key=lambda at: self._preference(*self.kept[at])):
             one, rows = self.kept[at]
             self.kept[at] = (one, self._filled(rows))
-        while len(self._left):
+        while self._ingress.left or self._egress.left or self._targets.left:
             self.new.append(self._filled(Rows()))
 
     def _preference(self, one: Stored, rows: Rows) -> tuple[bool, bool, int, str]:
         return (one.rows == rows and len(rows) > 0, not len(rows), len(rows), one.name)
 
+    def _kept(self, rows: Rows) -> Rows:
+        return Rows(self._ingress.keep(rows.ingress), self._egress.keep(rows.egress), self._targets.keep(rows.targets))
+
     def _filled(self, rows: Rows) -> Rows:
-        if not len(self._left):
-            return rows
-        added = Rows(
-            _some(self._left.ingress, self._size - len(rows.ingress)),
-            _some(self._left.egress, self._size - len(rows.egress)),
-            _some(self._left.targets, self._size - len(rows.targets)),
-        )
-        self._left = _minus(self._left, added)
-        return Rows(rows.ingress | added.ingress, rows.egress | added.egress, rows.targets | added.targets)
+        return Rows(self._ingress.fill(rows.ingress), self._egress.fill(rows.egress), self._targets.fill(rows.targets))
+
+
+class _Pool(Generic[R]):
+    """The rows of one list that have no place yet."""
+
+    def __init__(self, rows: frozenset[R], size: int) -> None:
+        self.left: set[R] = set(rows)
+        self._size = size
+        self._order: list[R] | None = None
+
+    def keep(self, rows: frozenset[R]) -> frozenset[R]:
+        """Return the rows that may stay where they are; they have their place now."""
+        stay = rows & self.left
+        if len(stay) > self._size:
+            stay = frozenset(sorted(stay)[: self._size])
+        self.left -= stay
+        return frozenset(stay)
+
+    def fill(self, rows: frozenset[R]) -> frozenset[R]:
+        """Return the rows with as many more as have room: the first in order, so that the same facts give the same objects."""
+        if self._order is None:
+            self._order = sorted(self.left, reverse=True)
+        room = max(self._size - len(rows), 0)
+        added = [self._order.pop() for _ in range(min(room, len(self._order)))]
+        self.left.difference_update(added)
+        return rows.union(added) if added else rows
 
 
 def _worth_keeping(stored: Sequence[Stored], rows: Rows, size: int) -> tuple[list[Stored], list[Stored]]:
@@ -130,12 +145,3 @@ def _used(stored: Rows, wanted: Rows) -> int:
     return (
         len(stored.ingress & wanted.ingress) + len(stored.egress & wanted.egress) + len(stored.targets & wanted.targets)
     )
-
-
-def _some(rows: frozenset[R], at_most: int) -> frozenset[R]:
-    """Return the first so many: the same ones each time."""
-    return rows if len(rows) <= at_most else frozenset(sorted(rows)[: max(at_most, 0)])
-
-
-def _minus(rows: Rows, less: Rows) -> Rows:
-    return Rows(rows.ingress - less.ingress, rows.egress - less.egress, rows.targets - less.targets)

@@ -1,18 +1,21 @@
 """Which policies a change touches: an inverted index from labels, namespaces and addresses to policies.
 
 A pod touches a policy when it begins or ceases to be selected by one of the policy's selectors, or is selected and something of it that
-resolving uses changes. A service touches the policies whose egress leads to one of its backends, or to a block with its virtual address.
+resolving uses changes. A service touches the policies to whose egress it makes a difference: those that lead to one of its backends, or have
+blocks, are asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from vpccni.components.policy_controller.cluster import Cluster, selects_namespace
-from vpccni.components.policy_controller.model import Address, Labels, Network, Pod, PodPeer, Policy, PolicyId
+from vpccni.components.policy_controller.allowed import Allowed
+from vpccni.components.policy_controller.cluster import Cluster, Vip, selects_namespace
+from vpccni.components.policy_controller.model import Address, Labels, Pod, PodPeer, Policy, PolicyId
 from vpccni.components.policy_controller.resolve import Resolution, interests
 from vpccni.components.policy_controller.selectors import SelectorIndex
+from vpccni.components.policy_controller.services import matters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class _Interest:
 @dataclass(slots=True)
 class _Filed:
     interests: tuple[_Interest, ...] = ()
+    reach: tuple[Allowed, ...] = ()
     addresses: frozenset[Address] = frozenset()
-    networks: frozenset[Network] = field(default_factory=frozenset)
 
 
 class PolicyIndex:
@@ -37,7 +40,7 @@ class PolicyIndex:
         self._by_pod: SelectorIndex[_Interest] = SelectorIndex()
         self._by_namespace: SelectorIndex[_Interest] = SelectorIndex()
         self._by_address: dict[Address, set[PolicyId]] = {}
-        self._with_networks: dict[PolicyId, frozenset[Network]] = {}
+        self._with_blocks: set[PolicyId] = set()
 
     def put(self, policy_id: PolicyId, policy: Policy | None) -> None:
         """File a policy by its selectors, or forget it (None)."""
@@ -47,7 +50,7 @@ class PolicyIndex:
             if interest.peer.namespaces is not None:
                 self._by_namespace.remove("", interest.peer.namespaces, interest)
         if policy is None:
-            self._set_reach(policy_id, filed, frozenset(), frozenset())
+            self._set_reach(policy_id, filed, ())
             return
         filed.interests = tuple(_Interest(policy_id, peer) for peer in interests(policy))
         for interest in filed.interests:
@@ -60,7 +63,7 @@ class PolicyIndex:
         """File a policy by where its egress leads."""
         filed = self._filed.get(policy_id)
         if filed is not None:
-            self._set_reach(policy_id, filed, resolution.addresses, resolution.networks)
+            self._set_reach(policy_id, filed, resolution.reach)
 
     def touched_by_pod(self, before: Pod | None, after: Pod | None) -> set[PolicyId]:
         """Return the policies to which the change of a pod matters."""
@@ -87,21 +90,18 @@ class PolicyIndex:
             != selects_namespace(interest.peer.namespaces, after)
         }
 
-    def touched_by_addresses(self, addresses: Iterable[Address]) -> set[PolicyId]:
-        """Return the policies whose egress leads to one of these backends or virtual addresses."""
-        looked_at = set(addresses)
-        touched = {policy for address in looked_at for policy in self._by_address.get(address, ())}
-        for policy, networks in self._with_networks.items():
-            if policy not in touched and any(address in network for network in networks for address in looked_at):
-                touched.add(policy)
-        return touched
+    def touched_by_service(self, before: Sequence[Vip], after: Sequence[Vip]) -> set[PolicyId]:
+        """Return the policies whose egress is another when a service was the one and is the other."""
+        vips = (*before, *after)
+        backends = {address for vip in vips for port in vip.ports for address, _ in port.backends}
+        near = {policy for address in backends for policy in self._by_address.get(address, ())} | self._with_blocks
+        return {policy for policy in near if matters(self._filed[policy].reach, before, after)}
 
     def _is_selected(self, interest: _Interest, pod: Pod | None) -> bool:
         return pod is not None and self._cluster.is_selected(interest.peer, pod)
 
-    def _set_reach(
-        self, policy_id: PolicyId, filed: _Filed, addresses: frozenset[Address], networks: frozenset[Network]
-    ) -> None:
+    def _set_reach(self, policy_id: PolicyId, filed: _Filed, reach: tuple[Allowed, ...]) -> None:
+        addresses = frozenset(address for part in reach for address in part.exact)
         for address in filed.addresses - addresses:
             policies = self._by_address[address]
             policies.discard(policy_id)
@@ -109,11 +109,11 @@ class PolicyIndex:
                 del self._by_address[address]
         for address in addresses - filed.addresses:
             self._by_address.setdefault(address, set()).add(policy_id)
-        if networks:
-            self._with_networks[policy_id] = networks
+        if any(part.blocks for part in reach):
+            self._with_blocks.add(policy_id)
         else:
-            self._with_networks.pop(policy_id, None)
-        filed.addresses, filed.networks = addresses, networks
+            self._with_blocks.discard(policy_id)
+        filed.reach, filed.addresses = reach, addresses
 
 
 def _used(pod: Pod) -> tuple[object, ...]:

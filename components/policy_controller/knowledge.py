@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vpccni.components.policy_controller.cluster import Cluster
 from vpccni.components.policy_controller.index import PolicyIndex
-from vpccni.components.policy_controller.model import Address, Held, Labels, Pod, PolicyId, Service, Slice
+from vpccni.components.policy_controller.model import Held, Labels, Pod, PolicyId, Service, Slice
 from vpccni.components.policy_controller.resolve import Resolution, resolve
 from vpccni.shared.kube.objects import Key
 
@@ -40,23 +40,20 @@ class Knowledge:
         return self._index.touched_by_namespace(before, after)
 
     def put_service(self, key: Key, service: Service | None) -> set[PolicyId]:
-        addresses = self._around(key)
+        before = self.cluster.vips_of(key)
         self.cluster.put_service(key, service)
-        return self._index.touched_by_addresses(addresses | self._around(key))
+        return self._index.touched_by_service(before, self.cluster.vips_of(key))
 
     def put_slice(self, key: Key, before: Slice | None, after: Slice | None) -> set[PolicyId]:
-        services = {Key(one.namespace, one.service) for one in (before, after) if one is not None}
-        addresses = {address for service in services for address in self._around(service)}
+        services = sorted({Key(one.namespace, one.service) for one in (before, after) if one is not None})
+        was = [vip for service in services for vip in self.cluster.vips_of(service)]
         self.cluster.put_slice(key, after)
-        addresses |= {address for service in services for address in self._around(service)}
-        return self._index.touched_by_addresses(addresses)
+        return self._index.touched_by_service(
+            was, [vip for service in services for vip in self.cluster.vips_of(service)]
+        )
 
     def resolve(self, policy_id: PolicyId) -> Resolution:
         """Return what a policy comes to now, and remember where it leads."""
         resolution = resolve(self.policies[policy_id].policy, self.cluster)
         self._index.resolved(policy_id, resolution)
         return resolution
-
-    def _around(self, service: Key) -> set[Address]:
-        """Return a service's backends and virtual addresses."""
-        return {*self.cluster.backends_of(service), *(vip.address for vip in self.cluster.vips_of(service))}

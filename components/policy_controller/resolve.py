@@ -18,7 +18,6 @@ from vpccni.components.policy_controller.model import (
     Block,
     Entry,
     Kind,
-    Network,
     Pod,
     PodPeer,
     Policy,
@@ -55,13 +54,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What is wanted of a policy. `addresses` and `networks`: where its egress leads, before services (see `index`)."""
+    """What is wanted of a policy. `reach`: where its egress leads without services (see `index`)."""
 
     groups: tuple[Group, ...]
     egress: frozenset[Entry] = frozenset()
     problems: tuple[Problem, ...] = ()
-    addresses: frozenset[Address] = frozenset()
-    networks: frozenset[Network] = frozenset()
+    reach: tuple[Allowed, ...] = ()
 
     @property
     def is_too_large(self) -> bool:
@@ -76,13 +74,13 @@ def resolve(policy: Policy, cluster: Cluster) -> Resolution:
     resolver = _Resolver(policy, cluster)
     groups = tuple(resolver.group(numbers, members) for numbers, members in _grouped(policy, pods).items())
     resolver.note_unresolved_ingress(pods)
-    egress, addresses, networks = resolver.egress()
+    egress, reach = resolver.egress()
     largest = max([len(egress), *(len(group.ingress) for group in groups)])
     if largest > ENTRIES_AT_MOST:
         text = f"a direction comes to {largest} addresses, more than the {ENTRIES_AT_MOST} that a node can hold; what was in force stays"
         resolver.problems.append(Problem(TOO_LARGE, text))
     problems = tuple(sorted({*policy.problems, *resolver.problems}))
-    return Resolution(groups, egress, problems, addresses, networks)
+    return Resolution(groups, egress, problems, reach)
 
 
 def interests(policy: Policy) -> tuple[PodPeer, ...]:
@@ -133,15 +131,14 @@ class _Resolver:
         targets = frozenset(Target(pod.namespace, pod.name, str(pod.address), pod.host_ip) for pod in members)
         return Group(numbers, targets, _entries(allowed))
 
-    def egress(self) -> tuple[frozenset[Entry], frozenset[Address], frozenset[Network]]:
+    def egress(self) -> tuple[frozenset[Entry], tuple[Allowed, ...]]:
         allowed: dict[str, Allowed] = {}
         for number, rule in enumerate(self._policy.egress):
             self._add_egress(rule, allowed.setdefault(rule.action, Allowed(rule.action)), f"spec.egress[{number}]")
-        addresses = frozenset(address for part in allowed.values() for address in part.exact)
-        networks = frozenset(block.network for part in allowed.values() for block in part.blocks)
+        reach = tuple(part.copy() for part in allowed.values())
         for part in allowed.values():
             self._note_mixed(with_services(part, self._cluster), part.action)
-        return _entries(allowed), addresses, networks
+        return _entries(allowed), reach
 
     def note_unresolved_ingress(self, pods: Sequence[Pod]) -> None:
         """Say which names none of the selected pods declares."""

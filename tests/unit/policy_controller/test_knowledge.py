@@ -186,3 +186,14 @@ def test_one_pod_among_thousands_touches_only_its_policies_and_fast() -> None:
         assert {policy_id.name for policy_id in followed.pod(new)} == {"c7", "c9"}
         took.append(time.thread_time() - begun)
     assert min(took) < 0.05, f"{min(took) * 1000:.1f} ms of CPU"
+
+
+def test_a_service_touches_only_the_policies_to_whose_egress_it_makes_a_difference() -> None:
+    followed = followed_with({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]})
+    narrow = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/30"}}]}]}
+    followed.policy(Kind.NETWORK, {"metadata": {"name": "narrow", "namespace": "n", "uid": "u2"}, "spec": narrow})
+    followed.service(0, port=80, is_there=True)
+    assert followed.slice(0, ["10.0.7.7"], 8080) == set()
+    assert {one.name for one in followed.slice(0, ["10.0.0.1"], 8080)} == {"narrow"}
+    assert followed.slice(0, ["10.0.0.1", "10.0.0.2"], 8080) == set()
+    assert {one.name for one in followed.slice(0, ["10.0.0.1", "10.0.7.7"], 8080)} == {"narrow"}

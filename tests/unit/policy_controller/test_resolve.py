@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from support.policies import Doc, actions_at, cluster_of, pod_document, policy, put_service
 
 from vpccni.components.policy_controller.cluster import Cluster
-from vpccni.components.policy_controller.model import Entry, Kind, Port
+from vpccni.components.policy_controller.model import Entry, Kind, Port, Service, ServicePort, Slice
 from vpccni.components.policy_controller.resolve import MIXED_BACKENDS, TOO_LARGE, UNRESOLVED_PORT, Resolution, resolve
+from vpccni.shared.kube.objects import Key
 
 WEB = {"matchLabels": {"app": "web"}}
 ANY: Doc = {}
@@ -161,6 +163,18 @@ def test_a_block_with_the_virtual_address_but_not_the_backend_does_not_open_it()
         assert not reached(resolution, "172.20.0.1", 80), block
         assert reached(resolution, "172.20.0.2", 80), block
     assert reached(came_to(cluster, egress({"to": [{"ipBlock": {"cidr": "10.0.0.0/24"}}]})), "172.20.0.1", 80)
+
+
+def test_an_address_that_a_block_loses_for_one_port_stays_open_on_another() -> None:
+    cluster, key, backend = cluster_of([]), Key("n", "s"), ip_address("10.0.0.1")
+    vip_ports = (ServicePort("web", "TCP", 80), ServicePort("dns", "TCP", 53))
+    cluster.put_service(key, Service("n", "s", (ip_address("172.20.0.1"),), vip_ports))
+    behind = (ServicePort("web", "TCP", 8080), ServicePort("dns", "TCP", 53))
+    cluster.put_slice(key, Slice("n", "s", behind, frozenset({backend}), frozenset()))
+    rule = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 80}, {"port": 53}]}
+    resolution = came_to(cluster, egress(rule))
+    assert [reached(resolution, "172.20.0.1", port) for port in (80, 53)] == [False, True]
+    assert reached(resolution, "172.20.0.2", 80)
 
 
 def test_many_virtual_addresses_taken_out_of_a_block_are_few_exceptions() -> None:

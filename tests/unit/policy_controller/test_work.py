@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from vpccni.components.policy_controller.work import AGAIN, TOGETHER_S, Work
 
 
@@ -58,3 +61,42 @@ def test_the_longest_due_goes_first_and_what_is_gone_is_forgotten() -> None:
     work.forget("gone")
     assert [work.take(3.0), work.take(3.0), work.take(3.0)] == ["early", "late", None]
     assert work.running == 2
+
+
+steps = st.lists(st.tuples(st.sampled_from(("add", "others", "take", "done", "failed", "forget", "wait")), st.integers(0, 3)), max_size=60)  # fmt: skip
+
+
+@given(steps)
+def test_nothing_is_lost_or_done_twice_at_once(steps: list[tuple[str, int]]) -> None:
+    work: Work[int] = Work(1.0)
+    now, wanted, running = 0.0, set[int](), set[int]()
+    for what, key in steps:
+        now += 0.01
+        if what in ("add", "others"):
+            (work.add if what == "add" else work.add_for_others)(key, now)
+            wanted.add(key)
+        elif what == "take":
+            taken = work.take(now)
+            if taken is not None:
+                assert taken in wanted - running
+                wanted.discard(taken)
+                running.add(taken)
+        elif what == "wait":
+            now += 0.5
+        elif what == "forget":
+            work.forget(key)
+            wanted.discard(key)
+            running.discard(key)
+        elif key in running:
+            running.discard(key)
+            if what == "done":
+                work.done(key)
+            else:
+                work.failed(key, now, 0.0)
+                wanted.add(key)
+        assert len(work) == len(wanted)
+    for key in running:
+        work.done(key)
+    late = {work.take(now + 1e6) for _ in wanted}
+    assert late == wanted
+    assert work.wait_s(now) is None
