@@ -7,8 +7,8 @@ PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables n
 	containernetworking-plugins iputils-ping conntrack
 # Labs mostly wait: four at a time fill two cores. The tests of one file share a lab and stay together.
 BESIDE := -n 4 --dist loadfile
-# What runs where there is no Python: the plugin on the host, the health probe a few times a minute.
-PROGRAMS := cni/aws-cni cni/grpc-health-probe
+# What runs where there is no Python, or must not cost what Python costs: the plugin, the health probe, the first process.
+PROGRAMS := cni/aws-cni cni/grpc-health-probe cni/vpccni-keep
 HELM := build/helm/helm
 STATIC := gcc -std=c11 -Wall -Wextra -Werror -Os -static -s
 CODE := components shared cni lab bench charts src tests
@@ -30,6 +30,9 @@ cni/aws-cni: cni/aws-cni.c cni/frame.h
 	$(STATIC) -o $@ $<
 
 cni/grpc-health-probe: cni/probe.c cni/frame.h
+	$(STATIC) -o $@ $<
+
+cni/vpccni-keep: cni/keep.c
 	$(STATIC) -o $@ $<
 
 demo: setup

@@ -1,8 +1,9 @@
-"""`vpccni node-start`: prepare the node once, before its processes; ends with 1 and one line a fault when it cannot.
+"""`vpccni node-start [-- COMMAND...]`: prepare the node once, before its processes; ends with 1 and one line a fault when it cannot.
 
 Validates the operator's environment first of all, sets the sysctls of the primary interface, puts the plugin in place under both
 its names, asks the plugins of the chain which CNI versions they speak, and last writes `settings.json`, which the processes wait
-for. The conflist comes later, from the programmer, once an address is free.
+for. The conflist comes later, from the programmer, once an address is free. In a container it then becomes the command behind `--`;
+the sysctls are the init container's there (`node_init`), since an unprivileged one cannot write them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     """Carry out all steps in order; return the exit status."""
     parser = argparse.ArgumentParser(prog="vpccni node-start")
     parser.add_argument("--run-dir", type=Path, default=Path(os.environ.get("VPCCNI_RUN_DIR", RUN_DIR_DEFAULT)))
+    parser.add_argument("--skip-sysctls", action="store_true", help="the init container has set them")
+    parser.add_argument("command", nargs="*", help="what to become afterwards")
     arguments = parser.parse_args(argv)
     reading = read(os.environ)
     for name in settings_file.unknown_names(os.environ):
@@ -41,10 +44,13 @@ def main(argv: Sequence[str]) -> int:
         return 1
     try:
         arguments.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        set_sysctls(reading.settings, primary_interface(reading.settings))
+        if not arguments.skip_sysctls:
+            set_sysctls(reading.settings, primary_interface(reading.settings))
         install_plugin(Path(reading.settings.host_bin_path))
         found = {conflist.VERSIONS_VARIABLE: ",".join(chain_versions(reading.settings))}
         settings_file.write(arguments.run_dir, os.environ, found)
+        if arguments.command:
+            os.execvp(arguments.command[0], arguments.command)
     except (OSError, LookupError) as error:
         sys.stderr.write(f"vpccni node-start: the node cannot be prepared: {error}\n")
         return 1

@@ -7,7 +7,9 @@ vpccni trace ID                                 what all processes remember of o
 vpccni plan [--json]                            what would be changed in the node's kernel now, and why
 vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
-vpccni node-start                               prepare the node once, before the processes
+vpccni node-start [-- COMMAND...]               prepare the node once, before the processes
+vpccni node-init                                the init container: plugins and sysctls
+vpccni agent-start [FLAGS]                      the policy agent from the original's flags
 vpccni metrics-helper                           publish the sums of a cluster's nodes (off the nodes)
 vpccni NAME                                     run one component (eni_manager, ip_allocator, ...)
 """
@@ -23,6 +25,8 @@ from vpccni.shared import names
 ELSEWHERE = {
     "lab": "vpccni.lab.cli",
     "metrics-helper": "vpccni.components.metrics_helper.__main__",
+    "agent-start": "vpccni.cni.agent_start",
+    "node-init": "vpccni.cni.node_init",
     "node-start": "vpccni.cni.node_start",
     "settings": "vpccni.shared.settings_cli",
 }
