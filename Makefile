@@ -10,10 +10,12 @@ BESIDE := -n 4 --dist loadfile
 # What runs where there is no Python, or must not cost what Python costs: the plugin, the health probe, the first process.
 PROGRAMS := cni/aws-cni cni/grpc-health-probe cni/vpccni-keep
 HELM := build/helm/helm
+CHAIN_PLUGINS := ipam/dhcp ipam/host-local ipam/static $(addprefix main/,bridge dummy host-device ipvlan loopback macvlan ptp tap vlan) \
+	$(addprefix meta/,bandwidth firewall portmap sbr tuning vrf)
 STATIC := gcc -std=c11 -Wall -Wextra -Werror -Os -static -s
-CODE := components shared cni lab bench charts src tests
+CODE := components shared cni lab bench charts images src tests
 
-.PHONY: setup demo test test-full test-long test-again check bench fleet chart spec-coverage clean
+.PHONY: setup demo test test-full test-long test-again check bench fleet chart images images-inputs spec-coverage clean
 
 setup: $(STAMP) $(PROGRAMS)
 
@@ -71,6 +73,20 @@ chart: $(STAMP) $(HELM)
 
 $(HELM):
 	GOBIN=$(CURDIR)/$(@D) GOFLAGS=-mod=mod CGO_ENABLED=0 go install helm.sh/helm/v3/cmd/helm@v3.19.5
+
+# Every image, without a registry; what they take from outside the build stage is made before.
+images: images-inputs
+	@for program in buildah mmdebstrap; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	$(PYTHON) images/build.py
+
+images-inputs: $(STAMP) build/plugins/portmap
+	$(PYTHON) images/policy_programs.py build/policy/pod.json
+
+build/plugins/portmap:
+	GOBIN=$(CURDIR)/build/plugins GOFLAGS=-mod=mod CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' \
+		$(addprefix github.com/containernetworking/plugins/plugins/,$(addsuffix @v1.7.1,$(CHAIN_PLUGINS)))
+	cp "$$(go env GOMODCACHE)/github.com/containernetworking/plugins@v1.7.1/LICENSE" build/plugins/LICENSE
 
 spec-coverage: $(STAMP)
 	$(PYTHON) -m pytest -q --collect-only --spec-coverage
