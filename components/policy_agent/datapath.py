@@ -72,6 +72,7 @@ class Datapath:
         (self._folder / content.hash).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._maps = {definition.name: self._map(definition) for definition in MAPS}
         self.rule_maps = RuleMaps(self._maps)
+        self._slots = {ifindex: entry.slot for ifindex, entry in self.entries().items()}
         self.taken_over = True
         self.programs: dict[str, LoadedProgram] = {
             program.name: self._program(
@@ -91,13 +92,12 @@ class Datapath:
 
         Entry before filter: the first packet that meets the program meets its verdict. Again is harmless.
         """
-        afresh = not self._is_same(ifindex, entry)
-        for direction in DIRECTIONS:
-            self._start(COUNTERS, counter_key(ifindex, direction), bytes(self._counter_bytes), afresh=afresh)
-        self._start(SWEPT, pod_key(ifindex), bytes(SWEPT.value_bytes), afresh=afresh)
-        self._start(USAGE_MAP, pod_key(ifindex), bytes(USAGE_MAP.value_bytes), afresh=afresh)
-        self._start(NAMES, pod_key(ifindex), _padded(behind), afresh=self.behind(ifindex) != behind)
-        libbpf.update(self._maps[PODS.name], pod_key(ifindex), entry.packed())
+        slot = self._slots.get(ifindex)
+        if slot is None or not self._is_same(ifindex, entry):
+            slot = self._clear_slot(ifindex)
+        if self.behind(ifindex) != behind:
+            libbpf.update(self._maps[NAMES.name], pod_key(ifindex), _padded(behind))
+        libbpf.update(self._maps[PODS.name], pod_key(ifindex), replace(entry, slot=slot).packed())
         if self._filters.seen(ifindex) == self.program_ids:
             return False
         self._filters.put(ifindex, self.programs)
@@ -112,10 +112,8 @@ class Datapath:
     def detach(self, ifindex: int) -> bool:
         """Forget an interface; return whether it was known. Its filters go with the link."""
         known = libbpf.delete(self._maps[PODS.name], pod_key(ifindex))
-        for direction in DIRECTIONS:
-            libbpf.delete(self._maps[COUNTERS.name], counter_key(ifindex, direction))
-        for definition in (SWEPT, USAGE_MAP, NAMES):
-            libbpf.delete(self._maps[definition.name], pod_key(ifindex))
+        libbpf.delete(self._maps[NAMES.name], pod_key(ifindex))
+        self._slots.pop(ifindex, None)
         return known
 
     def behind(self, ifindex: int) -> Behind | None:
@@ -245,13 +243,30 @@ class Datapath:
         known = self.entry(ifindex)
         return known is not None and (known.link, known.sandbox) == (entry.link, entry.sandbox)
 
-    def _start(self, definition: MapDefinition, key: bytes, value: bytes, *, afresh: bool) -> None:
-        of = self._maps[definition.name]
-        if afresh or libbpf.lookup(of, key, len(value)) is None:
-            libbpf.update(of, key, value)
+    def _clear_slot(self, ifindex: int) -> int:
+        """Return a slot for an interface, with nothing counted in it: the one it has, else the lowest that nobody has."""
+        slot = self._slots.get(ifindex)
+        if slot is None:
+            taken = set(self._slots.values())
+            slot = next((one for one in range(layout.PODS_AT_MOST) if one not in taken), None)
+        if slot is None:
+            raise KernelRefused("there are too many interfaces with policy", why=f"{layout.PODS_AT_MOST} are attached")
+        for direction in DIRECTIONS:
+            libbpf.update(self._maps[COUNTERS.name], counter_key(slot, direction), bytes(self._counter_bytes))
+        for definition in (SWEPT, USAGE_MAP):
+            libbpf.update(self._maps[definition.name], layout.NUMBER.pack(slot), bytes(definition.value_bytes))
+        self._slots[ifindex] = slot
+        return slot
+
+    def slot(self, ifindex: int) -> int | None:
+        """Return an interface's place in the arrays."""
+        return self._slots.get(ifindex)
 
     def _count(self, ifindex: int, direction: int) -> Count:
-        value = libbpf.lookup(self._maps[COUNTERS.name], counter_key(ifindex, direction), self._counter_bytes)
+        slot = self._slots.get(ifindex)
+        if slot is None:
+            return Count(0, 0)
+        value = libbpf.lookup(self._maps[COUNTERS.name], counter_key(slot, direction), self._counter_bytes)
         return Count(0, 0) if value is None else summed(value)
 
     @property

@@ -17,6 +17,7 @@ PODS_AT_MOST: Final = 2048
 """Interfaces with a filter: the largest instance has 737 pods (spec ipam.md 4), times some interfaces."""
 COUNTERS_AT_MOST: Final = 2 * PODS_AT_MOST
 RULE_SETS_AT_MOST: Final = 8192
+"""A power of two: the low bits of a number are its place."""
 HOSTS_AT_MOST: Final = 262_144
 NETWORKS_AT_MOST: Final = 131_072
 CLASSES_AT_MOST: Final = 65_536
@@ -80,10 +81,8 @@ struct pod_entry {
 	u32 ifindex;  /* again: read together with rule_set in one load, it tells an element that was given away meanwhile */
 	u64 link;     /* which link this index meant: another link may get the index later */
 	u64 sandbox;  /* whose it is: only that sandbox's Detach removes it */
-};
-struct counter_key {
-	u32 ifindex;
-	u32 direction;
+	u32 slot;     /* its place in the arrays */
+	u32 reserved;
 };
 struct counter_value {
 	u64 packets;
@@ -107,6 +106,8 @@ struct side {
 struct rule_set {
 	struct side side[2]; /* by direction */
 	u64 name;
+	u32 number; /* whole; its low bits are the place here. 0: nobody's place */
+	u32 reserved;
 };
 struct host_key {
 	u64 table;
@@ -208,12 +209,11 @@ class MapDefinition:
 
 ADDRESS: Final = struct.Struct(">QQ")
 POD_KEY: Final = struct.Struct("=I")
-POD: Final = struct.Struct("=IIQQ")
-COUNTER_KEY: Final = struct.Struct("=II")
+POD: Final = struct.Struct("=IIQQII")
 COUNTER: Final = struct.Struct("=QQQQ")
 DECISION: Final = struct.Struct("=QIBBH")
 SIDE: Final = struct.Struct("=QII16s16s")
-RULE_SET: Final = struct.Struct("=48s48sQ")
+RULE_SET: Final = struct.Struct("=48s48sQII")
 NUMBER: Final = struct.Struct("=I")
 LONG: Final = struct.Struct("=Q")
 HOST_KEY: Final = struct.Struct("=Q16s")
@@ -230,8 +230,8 @@ NAME_BYTES: Final = 768
 """Room for a pod's names, sandbox and addresses: 63 + 253 + 36 + 64 characters and some addresses."""
 
 PODS: Final = MapDefinition("pods", _HASH, 4, POD.size, PODS_AT_MOST)
-COUNTERS: Final = MapDefinition("counters", _PERCPU_HASH, 8, COUNTER.size, COUNTERS_AT_MOST)
-RULE_SETS: Final = MapDefinition("rule_sets", _HASH, 4, RULE_SET.size, RULE_SETS_AT_MOST, NO_PREALLOC)
+COUNTERS: Final = MapDefinition("counters", _PERCPU_ARRAY, 4, COUNTER.size, COUNTERS_AT_MOST)
+RULE_SETS: Final = MapDefinition("rule_sets", _ARRAY, 4, RULE_SET.size, RULE_SETS_AT_MOST)
 HOSTS: Final = MapDefinition("hosts", _HASH, HOST_KEY.size, 4, HOSTS_AT_MOST, NO_PREALLOC)
 NETWORKS: Final = MapDefinition("networks", _LPM_TRIE, NETWORK_KEY.size, 4, NETWORKS_AT_MOST, NO_PREALLOC)
 CLASSES: Final = MapDefinition("classes", _HASH, 8, DECISION.size, CLASSES_AT_MOST, NO_PREALLOC)
@@ -240,8 +240,8 @@ RULES: Final = MapDefinition("rules", _PERCPU_HASH, 4, 8, RULES_AT_MOST, NO_PREA
 EXEMPT: Final = MapDefinition("exempt", _HASH, 16, 4, EXEMPT_AT_MOST, NO_PREALLOC)
 FLOWS: Final = MapDefinition("flows", _HASH, FLOW_KEY.size, FLOW.size, FLOWS_AT_MOST, NO_PREALLOC)
 SPARE_FLOWS: Final = MapDefinition("spare_flows", _LRU_HASH, FLOW_KEY.size, FLOW.size, SPARE_FLOWS_AT_MOST)
-USAGE_MAP: Final = MapDefinition("usage", _HASH, 4, USAGE.size, PODS_AT_MOST)
-SWEPT: Final = MapDefinition("swept", _HASH, 4, 8, PODS_AT_MOST)
+USAGE_MAP: Final = MapDefinition("usage", _ARRAY, 4, USAGE.size, PODS_AT_MOST)
+SWEPT: Final = MapDefinition("swept", _ARRAY, 4, 8, PODS_AT_MOST)
 FRAGMENTS: Final = MapDefinition("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, FRAGMENTS_AT_MOST)
 EVENTS: Final = MapDefinition("events", _RINGBUF, 0, 0, EVENT_BYTES)
 EVENT_LIMITS: Final = MapDefinition("event_limits", _PERCPU_ARRAY, 4, EVENT_LIMIT.size, 1)
@@ -263,23 +263,24 @@ class PodEntry:
     link: int
     sandbox: int
     rule_set: int = NO_RULE_SET
+    slot: int = 0
 
     @staticmethod
-    def of(ifindex: int, *, link: str, sandbox: str = "", rule_set: int = NO_RULE_SET) -> PodEntry:
+    def of(ifindex: int, *, link: str, sandbox: str = "", rule_set: int = NO_RULE_SET, slot: int = 0) -> PodEntry:
         """Return the entry of a link by its name; an empty sandbox (carried over from another layout) is anybody's."""
-        return PodEntry(ifindex, fingerprint(link), fingerprint(sandbox) if sandbox else 0, rule_set)
+        return PodEntry(ifindex, fingerprint(link), fingerprint(sandbox) if sandbox else 0, rule_set, slot)
 
     def is_held_by(self, sandbox: str) -> bool:
         """Return whether this sandbox may end the entry: its own, or one that no sandbox is known for."""
         return self.sandbox in (0, fingerprint(sandbox))
 
     def packed(self) -> bytes:
-        return POD.pack(self.rule_set, self.ifindex, self.link, self.sandbox)
+        return POD.pack(self.rule_set, self.ifindex, self.link, self.sandbox, self.slot, 0)
 
     @staticmethod
     def unpacked(value: bytes) -> PodEntry:
-        rule_set, ifindex, link, sandbox = POD.unpack(value)
-        return PodEntry(ifindex, link, sandbox, rule_set)
+        rule_set, ifindex, link, sandbox, slot, _ = POD.unpack(value)
+        return PodEntry(ifindex, link, sandbox, rule_set, slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +305,14 @@ def ifindex_of(key: bytes) -> int:
     return ifindex
 
 
-def counter_key(ifindex: int, direction: int) -> bytes:
+def counter_key(slot: int, direction: int) -> bytes:
     """Return the key of map `counters`."""
-    return COUNTER_KEY.pack(ifindex, direction)
+    return NUMBER.pack(slot * 2 + direction)
+
+
+def rule_set_key(number: int) -> bytes:
+    """Return the key of map `rule_sets`: a rule set's place."""
+    return NUMBER.pack(number % RULE_SETS_AT_MOST)
 
 
 def summed(per_cpu: bytes) -> Count:

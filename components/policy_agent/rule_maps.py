@@ -114,7 +114,7 @@ class RuleMaps:
             self._write(layout.NETWORKS, network_elements(one))
         self._write(layout.CLASSES, class_elements(rule_set, number))
         self._start_rules(rule_set.rules)
-        libbpf.update(self._maps[layout.RULE_SETS.name], layout.NUMBER.pack(number), rule_set_value(rule_set))
+        libbpf.update(self._maps[layout.RULE_SETS.name], layout.rule_set_key(number), rule_set_value(rule_set, number))
         self._keep(
             Stored(
                 number,
@@ -131,7 +131,8 @@ class RuleMaps:
             stored = self._stored.pop(number, None)
             if stored is not None:
                 self._by_name.pop(stored.name, None)
-                libbpf.delete(self._maps[layout.RULE_SETS.name], layout.NUMBER.pack(number))
+                nothing = bytes(layout.RULE_SET.size)
+                libbpf.update(self._maps[layout.RULE_SETS.name], layout.rule_set_key(number), nothing)
 
     def mend(self, wanted: Mapping[int, RuleSet]) -> Mended:
         """Make the maps hold exactly the complete rule sets, whose content `wanted` gives by number; return what was done.
@@ -167,9 +168,10 @@ class RuleMaps:
             self._used[layout.CLASSES.name] += 1
         for definition in (layout.HOSTS, layout.NETWORKS, layout.PORTS, layout.RULES):
             self._used[definition.name] = len(libbpf.keys(self._maps[definition.name]))
-        for key, value in libbpf.elements(self._maps[layout.RULE_SETS.name], layout.RULE_SET.size):
-            number = int.from_bytes(key, "little")
-            ingress, egress, name = layout.RULE_SET.unpack(value)
+        for _, value in libbpf.elements(self._maps[layout.RULE_SETS.name], layout.RULE_SET.size):
+            ingress, egress, name, number, _ = layout.RULE_SET.unpack(value)
+            if not number:
+                continue
             tables = {layout.SIDE.unpack(side)[0] for side in (ingress, egress)}
             self._keep(Stored(number, name, frozenset(tables - {0}), frozenset(classes.get(number, set()))))
 
@@ -209,6 +211,11 @@ class RuleMaps:
         options = self._maps[layout.OPTIONS.name]
         last = int.from_bytes(libbpf.lookup(options, key, 4) or b"", "little")
         number = max([last, *self._stored]) + 1
+        taken = {one % layout.RULE_SETS_AT_MOST for one in self._stored}
+        if len(taken) >= layout.RULE_SETS_AT_MOST - 1:
+            raise RuleSetTooLarge("there are too many sets of policies on this node", why=f"{len(taken)} are in use")
+        while number % layout.RULE_SETS_AT_MOST in taken or number % layout.RULE_SETS_AT_MOST == 0:
+            number += 1
         libbpf.update(options, key, layout.NUMBER.pack(number))  # before its use: it is spent whatever comes
         return number
 
@@ -229,9 +236,13 @@ class RuleMaps:
         of = self._maps[definition.name]
         seen = dict(libbpf.elements(of, definition.value_bytes))
         wrong = [(key, value) for key, value in wanted.items() if seen.get(key) != value]
-        surplus = [key for key in seen if key not in wanted]
         libbpf.update_many(of, wrong)
-        libbpf.delete_many(of, surplus)
+        if definition is layout.RULE_SETS:  # an array: its elements are emptied, they cannot go
+            surplus = [key for key, value in seen.items() if key not in wanted and any(value)]
+            libbpf.update_many(of, [(key, bytes(definition.value_bytes)) for key in surplus])
+        else:
+            surplus = [key for key in seen if key not in wanted]
+            libbpf.delete_many(of, surplus)
         self._used[definition.name] = len(wanted)
         return Mended(len(wrong), len(surplus))
 
@@ -245,7 +256,7 @@ _TABLES: Final = (layout.HOSTS, layout.NETWORKS, layout.CLASSES, layout.PORTS, l
 def _elements(wanted: Mapping[int, RuleSet]) -> dict[MapDefinition, dict[bytes, bytes]]:
     """Return everything that the maps hold for these rule sets."""
     found: dict[MapDefinition, dict[bytes, bytes]] = {
-        layout.RULE_SETS: {layout.NUMBER.pack(number): rule_set_value(one) for number, one in wanted.items()},
+        layout.RULE_SETS: {layout.rule_set_key(number): rule_set_value(one, number) for number, one in wanted.items()},
         layout.CLASSES: {}, layout.HOSTS: {}, layout.NETWORKS: {}, layout.PORTS: {},
     }  # fmt: skip
     tables = {side.addresses.name: side.addresses for one in wanted.values() for side in one.sides}
@@ -260,9 +271,9 @@ def _elements(wanted: Mapping[int, RuleSet]) -> dict[MapDefinition, dict[bytes, 
     return found
 
 
-def rule_set_value(rule_set: RuleSet) -> bytes:
+def rule_set_value(rule_set: RuleSet, number: int) -> bytes:
     """Return the value of map `rule_sets`."""
-    return layout.RULE_SET.pack(*(_side_value(side) for side in rule_set.sides), rule_set.name)
+    return layout.RULE_SET.pack(*(_side_value(side) for side in rule_set.sides), rule_set.name, number, 0)
 
 
 def _side_value(side: Side) -> bytes:

@@ -13,7 +13,7 @@ from vpccni.components.policy_agent import layout, libbpf
 from vpccni.components.policy_agent.compiler import compile_rule_set
 from vpccni.components.policy_agent.layout import DIRECTION_INGRESS, EGRESS_PROGRAM, INGRESS_PROGRAM, PodEntry
 from vpccni.components.policy_agent.objectfile import ObjectFile, patched
-from vpccni.components.policy_agent.policy import Direction, Policy, prefix
+from vpccni.components.policy_agent.policy import Policy, prefix
 from vpccni.components.policy_agent.rule_maps import RuleMaps
 
 LOOPBACK = 1
@@ -33,11 +33,6 @@ class Programs:
         }
         self.rule_maps = RuleMaps(self.maps)
         self.number = 0
-        cpus = libbpf.possible_cpus()
-        for direction in Direction:
-            self.write(layout.COUNTERS, layout.counter_key(LOOPBACK, direction), bytes(layout.COUNTER.size * cpus))
-        self.write(layout.USAGE_MAP, layout.pod_key(LOOPBACK), bytes(layout.USAGE.size))
-        self.write(layout.SWEPT, layout.pod_key(LOOPBACK), bytes(8))
         self.select([])
 
     def write(self, definition: layout.MapDefinition, key: bytes, value: bytes) -> None:
@@ -69,7 +64,7 @@ class Programs:
 
     def claim_flows(self, count: int) -> None:
         """Have the pod made so many flows already."""
-        self.write(layout.USAGE_MAP, layout.pod_key(LOOPBACK), layout.USAGE.pack(count, 0))
+        self.write(layout.USAGE_MAP, layout.NUMBER.pack(0), layout.USAGE.pack(count, 0))
 
     def passes(self, raw: bytes, direction: int) -> bool:
         """Whether a frame towards the pod (ingress) or from it gets through."""
@@ -99,7 +94,7 @@ class Programs:
 
     def count(self, direction: int) -> layout.Count:
         size = layout.COUNTER.size * libbpf.possible_cpus()
-        raw = libbpf.lookup(self.maps[layout.COUNTERS.name], layout.counter_key(LOOPBACK, direction), size)
+        raw = libbpf.lookup(self.maps[layout.COUNTERS.name], layout.counter_key(0, direction), size)
         assert raw is not None
         return layout.summed(raw)
 

@@ -32,6 +32,11 @@ NODE_ADDRESS = "10.250.0.1"
 POLICY_ENDPOINTS = "/apis/networking.k8s.aws/v1alpha1/namespaces/default/policyendpoints"
 
 
+def octets(shown: list[str]) -> bytes:
+    """What bpftool shows of a key or value."""
+    return bytes(int(octet, 16) for octet in shown)
+
+
 class Pod:
     """A network namespace with eth0, and the host end of its pair in the node."""
 
@@ -254,14 +259,23 @@ class Node:
 
     def kernel_count(self, pod: Pod) -> tuple[int, int]:
         """(packets towards the pod, packets from it), as bpftool reads the pinned map."""
-        path = next(line for line in self.run("find", BPFFS, "-name", "counters").splitlines())
+        slot = self._slot(pod)
         packets = [0, 0]
-        for element in self.bpftool("map", "dump", "pinned", path):
-            key = bytes(int(octet, 16) for octet in element["key"])
-            if int.from_bytes(key[:4], "little") == pod.ifindex:
-                values = [bytes(int(octet, 16) for octet in one["value"]) for one in element["values"]]
-                packets[key[4]] = sum(int.from_bytes(value[:8], "little") for value in values)
+        for element in self.bpftool("map", "dump", "pinned", self._pinned("counters")) if slot is not None else ():
+            place = int.from_bytes(octets(element["key"]), "little")
+            if place // 2 == slot:
+                values = [octets(one["value"]) for one in element["values"]]
+                packets[place % 2] = sum(int.from_bytes(value[:8], "little") for value in values)
         return packets[0], packets[1]
+
+    def _slot(self, pod: Pod) -> int | None:
+        for element in self.bpftool("map", "dump", "pinned", self._pinned("pods")):
+            if int.from_bytes(octets(element["key"]), "little") == pod.ifindex:
+                return int.from_bytes(octets(element["value"])[24:28], "little")
+        return None
+
+    def _pinned(self, name: str) -> str:
+        return next(line for line in self.run("find", BPFFS, "-name", name).splitlines())
 
     def policy_state(self) -> PolicyState | None:
         snapshot = self.call(GetSnapshot())

@@ -326,9 +326,10 @@ def test_what_was_taken_away_or_added_by_hand_is_mended(pod: Programs) -> None:
     pod.select(policies)
     rule_set = compile_rule_set(policies, strict=False)
     assert pod.rule_maps.mend({pod.number: rule_set}).wrong == 0
-    for name in ("hosts", "networks", "classes", "ports", "rule_sets"):
+    for name in ("hosts", "networks", "classes", "ports"):
         one = pod.maps[name]
         libbpf.delete(one, libbpf.keys(one)[0])
+    libbpf.update(pod.maps["rule_sets"], layout.rule_set_key(pod.number), bytes(layout.RULE_SET.size))
     foreign = layout.HOST_KEY.pack(rule_set.sides[0].addresses.name, layout.address(prefix(B4).value))
     libbpf.update(pod.maps["hosts"], foreign, bytes(4))
     mended = pod.rule_maps.mend({pod.number: rule_set})
