@@ -171,13 +171,16 @@ def _plan_card(target: CardTarget, picture: Picture, max_enis: int, terms: Terms
 
 
 def _room_to_come(growable: Sequence[HeldEni], creating: Sequence[int], terms: Terms, busy: Busy) -> int:
-    """Count what the ENIs that are changed or made right now can take afterwards: sooner, and with fewer calls, than another ENI."""
+    """Count what the ENIs that are changed or made right now can take afterwards: sooner, and with fewer calls, than another ENI.
+
+    One of `creating` without items is on its way out (or of the other kind): it takes nothing.
+    """
     here = [
         terms.slots - eni.items - busy.enis[eni.eni_id]
         for eni in growable
         if eni.eni_id in busy.enis and eni.cloud.subnet_id not in terms.closed
     ]
-    return sum(max(room, 0) for room in (*here, *(terms.slots - count for count in creating)))
+    return sum(max(room, 0) for room in (*here, *(terms.slots - count for count in creating if count)))
 
 
 def _kept_items(enis: Sequence[HeldEni], leaving: frozenset[EniId], surrendered: frozenset[str], terms: Terms) -> int:

@@ -220,6 +220,8 @@ def test_what_an_eni_under_way_will_have_room_for_waits_for_it() -> None:
     made = Busy(creating=[(0, 1)])
     assert planned(wish(9 + 4), picture(eni(0, 9)), busy=made) == Plan()
     assert planned(wish(9 + 9 + 4), picture(eni(0, 9)), busy=made).create == (CreateOn(0, 4),)
+    going = Busy(creating=[(0, 0)])
+    assert planned(wish(9 + 4), picture(eni(0, 9)), busy=going).create == (CreateOn(0, 4),)
     changed = Busy(enis={EniId("eni-0"): 2})
     assert planned(wish(9), picture(eni(0, 4)), busy=changed) == Plan()
     assert planned(wish(12), picture(eni(0, 4)), busy=changed).create == (CreateOn(0, 3),)
