@@ -60,7 +60,7 @@ class Passes:
             self._check_lead()
             await self._writer.put_finalizer(held)
         resolution = self._knowledge.resolve(policy_id)
-        if not resolution.is_too_large:
+        if held.policy.subject is not None and not resolution.is_too_large:  # else what was in force stays
             await self._carry_out(held.policy, self._plan(held.policy, resolution))
         await self._tell(held, resolution.problems)
 

@@ -1,7 +1,7 @@
 """Documents to policies: defaults of the API, and what is wrong with them. Never raises for what an object contains.
 
 A part that cannot be used is left out and named in `problems`, so that one bad rule does not take the others with it. A bad part of an
-allowing rule allows nothing; a document whose subject cannot be read selects nothing (spec policy.md W-16).
+allowing rule allows nothing; of a document whose subject cannot be read nothing is used (spec policy.md W-16).
 """
 
 from __future__ import annotations

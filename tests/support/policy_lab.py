@@ -37,9 +37,14 @@ class Api:
             self.put("Namespace", name, {}, namespace="")
 
     def close(self) -> None:
+        """Go away, cutting every connection; objects stay."""
         self._server.shutdown()
         self._server.close_all()
         self._server.server_close()
+
+    def back(self) -> None:
+        """Come back at the same address."""
+        (self._server,) = serve(self.store, self._server.server_address, None)
 
     def refuse(self, status: int | None, prefix: str = "") -> None:
         self._server.faults.status, self._server.faults.prefix = status, prefix

@@ -84,7 +84,6 @@ def test_a_restart_writes_nothing_and_neither_does_a_foreign_change(
     assert api.versions() == before
 
 
-@pytest.mark.spec("policy.T-022", "policy.T-023", "policy.T-021")
 def test_pods_and_namespaces_that_change_are_followed(api: Api, at_work: Controller) -> None:
     api.pod("web-1", "10.0.3.7", labels=WEB)
     peers = [{"podSelector": {"matchLabels": CLIENT}}, {"namespaceSelector": {"matchLabels": {"team": "blue"}}}]
@@ -103,6 +102,15 @@ def test_pods_and_namespaces_that_change_are_followed(api: Api, at_work: Control
     api.change("NetworkPolicy", "p", {"spec": {"podSelector": {"matchLabels": {"app": "nobody"}}}})
     until(lambda: not api.rows("p", "podSelectorEndpoints"), at_work.log)
     assert api.endpoints("p")[0]["spec"]["podSelector"] == {"matchLabels": {"app": "nobody"}}
+
+
+def test_a_policy_whose_subject_becomes_junk_keeps_what_was_in_force(api: Api, at_work: Controller) -> None:
+    api.pod("web-1", "10.0.3.7", labels=WEB)
+    api.put("ApplicationNetworkPolicy", "p", allow())
+    until(lambda: api.rows("p", "podSelectorEndpoints"), at_work.log)
+    api.change("ApplicationNetworkPolicy", "p", {"spec": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}})  # fmt: skip
+    until(lambda: [event["reason"] for event in api.events()] == ["Invalid"], at_work.log)
+    assert [row["name"] for row in api.rows("p", "podSelectorEndpoints")] == ["web-1"]
 
 
 @pytest.mark.spec("policy.T-128")
@@ -157,7 +165,6 @@ def test_deletion_takes_the_objects_and_waits_while_the_controller_is_away(api: 
     assert not api.all("ClusterPolicyEndpoint")
 
 
-@pytest.mark.spec("policy.T-134")
 def test_two_kinds_of_one_name_have_their_own_objects(api: Api, at_work: Controller) -> None:
     api.pod("web-1", "10.0.3.7", labels=WEB)
     api.put("NetworkPolicy", "p", {"spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}]}})  # fmt: skip
@@ -169,7 +176,6 @@ def test_two_kinds_of_one_name_have_their_own_objects(api: Api, at_work: Control
     until(lambda: api.cidrs("p") == {"10.2.0.0/16"}, at_work.log)
 
 
-@pytest.mark.spec("policy.T-135")
 def test_names_of_any_length_are_made_changed_and_removed(api: Api, at_work: Controller) -> None:
     for length in (57, 58, 63, 253):
         name = "n" * length
@@ -201,7 +207,6 @@ def test_what_is_wrong_is_told_in_an_event_and_in_conditions(api: Api, at_work: 
     until(lambda: api.get("ApplicationNetworkPolicy", "anp")["status"]["conditions"][0]["status"] == "True", at_work.log)  # fmt: skip
 
 
-@pytest.mark.spec("policy.T-105", "policy.T-096")
 def test_services_and_their_backends_are_followed(api: Api, at_work: Controller) -> None:
     api.pod("web-1", "10.0.3.7", labels=WEB)
     api.put("NetworkPolicy", "p", {"spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": {"matchLabels": WEB}}], "ports": [{"port": 8080}]}]}})  # fmt: skip
@@ -259,3 +264,52 @@ def test_metrics_and_health_have_the_references_names(api: Api, at_work: Control
     assert at_work.metric("leader_election_master_status") == 1
     assert "# TYPE network_policy_reconcile_duration_seconds histogram" in at_work.page()
     assert at_work.is_ready()
+
+
+def test_an_api_that_goes_away_and_comes_back_finds_what_happened_meanwhile_done_once(
+    api: Api, at_work: Controller
+) -> None:
+    api.pod("client-1", "10.0.4.1", labels=CLIENT)
+    api.put("NetworkPolicy", "one", allow())
+    until(lambda: api.cidrs("one") == {"10.0.4.1"}, at_work.log)
+    api.close()
+    api.pod("client-2", "10.0.4.2", labels=CLIENT)
+    api.put("NetworkPolicy", "two", allow())
+    time.sleep(4.0)
+    api.back()
+    both = {"10.0.4.1", "10.0.4.2"}
+    until(lambda: api.cidrs("one") == both == api.cidrs("two"), at_work.log, within_s=40)
+    settle()
+    assert [len(api.endpoints(name)) for name in ("one", "two")] == [1, 1]
+    assert at_work.process is not None
+    assert at_work.process.poll() is None
+
+
+def test_objects_that_the_original_left_are_taken_over_without_a_write(api: Api, controller: Controller) -> None:
+    api.pod("web-1", "10.0.3.7", labels=WEB, node="10.0.1.20")
+    api.pod("client-1", "10.0.4.11", labels=CLIENT)
+    policy = api.put("NetworkPolicy", "api-allow", {"metadata": {"finalizers": ["networking.k8s.aws/resources"]}, **allow()})  # fmt: skip
+    owner = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "name": "api-allow", "uid": policy["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}  # fmt: skip
+    spec = {
+        "policyRef": {"name": "api-allow", "namespace": "shop"},
+        "podSelector": {"matchLabels": WEB},
+        "podIsolation": ["Ingress"],
+        "podSelectorEndpoints": [{"hostIP": "10.0.1.20", "name": "web-1", "namespace": "shop", "podIP": "10.0.3.7"}],
+        "ingress": [{"cidr": "10.0.4.11", "ports": [{"port": 8080, "protocol": "TCP"}]}],
+    }
+    meta = {
+        "generateName": "api-allow-",
+        "annotations": {"networking.k8s.aws/last-change-trigger-time": "2026-08-21T09:14:03.123456789Z"},
+        "ownerReferences": [owner],
+    }
+    api.put("PolicyEndpoint", "api-allow-7kq2x", {"metadata": meta, "spec": spec})
+    api.switch()
+    before = {key: value for key, value in api.versions().items() if key[0] == "PolicyEndpoint"}
+    controller.start()
+    until(controller.is_at_work, controller.log)
+    until(lambda: controller.metric("network_policy_reconciliations_total") >= 1, controller.log)
+    settle()
+    assert {key: value for key, value in api.versions().items() if key[0] == "PolicyEndpoint"} == before
+    api.pod("client-2", "10.0.4.12", labels=CLIENT)
+    until(lambda: api.cidrs("api-allow") == {"10.0.4.11", "10.0.4.12"}, controller.log)
+    assert [one["metadata"]["name"] for one in api.endpoints("api-allow")] == ["api-allow-7kq2x"]

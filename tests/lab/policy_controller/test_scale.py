@@ -6,7 +6,6 @@ import os
 import time
 from pathlib import Path
 
-import pytest
 from support.policy_lab import Api, Controller, until
 
 PEERS = 10_000
@@ -28,7 +27,6 @@ def memory_mb(controller: Controller) -> float:
     return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
 
 
-@pytest.mark.spec("policy.T-136")
 def test_ten_thousand_peers_work_and_a_new_one_is_there_soon(api: Api, controller: Controller) -> None:
     api.switch()
     for number in range(PEERS):

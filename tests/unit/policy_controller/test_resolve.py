@@ -69,7 +69,6 @@ def test_an_address_that_only_the_annotation_has_counts() -> None:
     assert {target.pod_ip for target in group.targets} == {"10.0.0.7"}
 
 
-@pytest.mark.spec("policy.T-044")
 def test_each_pod_opens_only_its_own_number_of_a_named_port() -> None:
     cluster = cluster_of([web("a", "10.0.0.1", ("http", "TCP", 80)), web("b", "10.0.0.2", ("http", "TCP", 8080))])
     groups = came_to(cluster, {"podSelector": WEB, "ingress": [{"ports": [{"port": "http"}]}]}).groups
@@ -77,7 +76,6 @@ def test_each_pod_opens_only_its_own_number_of_a_named_port() -> None:
     assert opened == {"a": [80], "b": [8080]}
 
 
-@pytest.mark.spec("policy.T-042", "policy.T-043", "policy.W-30")
 def test_a_name_that_no_selected_pod_declares_opens_nothing_and_is_told() -> None:
     cluster = cluster_of([web("a", "10.0.0.1", ("http", "UDP", 80))])
     resolution = came_to(cluster, {"podSelector": WEB, "ingress": [{"ports": [{"port": "http"}]}]})
@@ -86,7 +84,6 @@ def test_a_name_that_no_selected_pod_declares_opens_nothing_and_is_told() -> Non
     assert "http" in resolution.problems[0].text
 
 
-@pytest.mark.spec("policy.T-045")
 def test_a_named_port_of_egress_is_each_destinations_own() -> None:
     cluster = cluster_of([web("a", "10.0.0.1", ("http", "TCP", 80)), web("b", "10.0.0.2", ("http", "TCP", 8080)), web("c", "10.0.0.3")])  # fmt: skip
     resolution = came_to(cluster, egress({"to": [{"podSelector": WEB}], "ports": [{"port": "http"}]}))
@@ -101,19 +98,16 @@ def test_a_named_port_without_peers_is_each_pods_of_the_cluster() -> None:
     assert reached(resolution, "192.0.2.1", 53, "UDP")
 
 
-@pytest.mark.spec("policy.T-046")
 def test_a_named_port_of_a_block_opens_nothing_and_is_told() -> None:
     resolution = came_to(cluster_of([]), egress({"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": "http"}]}))  # fmt: skip
     assert (resolution.egress, reasons(resolution)) == (frozenset(), [UNRESOLVED_PORT])
 
 
-@pytest.mark.spec("policy.T-027")
 def test_host_bits_of_a_block_are_cut_and_its_ports_unite_with_those_of_the_network() -> None:
     rules = [{"to": [{"ipBlock": {"cidr": cidr}}], "ports": [{"port": port}]} for cidr, port in (("10.161.0.0/8", 80), ("10.0.0.0/8", 443))]  # fmt: skip
     assert came_to(cluster_of([]), egress(*rules)).egress == {Entry("10.0.0.0/8", ports=(Port("TCP", 80), Port("TCP", 443)))}  # fmt: skip
 
 
-@pytest.mark.spec("policy.T-050")
 def test_all_ports_take_in_every_other() -> None:
     many = [{"port": number} for number in range(1, 31)]
     rules = [{"to": [{"podSelector": WEB}], "ports": many}, {"to": [{"podSelector": WEB}]}]
@@ -128,7 +122,6 @@ def test_rules_of_a_direction_that_is_not_isolated_do_not_count() -> None:
 # -- services
 
 
-@pytest.mark.spec("policy.T-096", "policy.T-100")
 def test_a_range_opens_the_virtual_address_on_the_services_port_alone() -> None:
     cluster = cluster_of([web("a", "10.0.0.1"), web("b", "10.0.0.2")])
     put_service(cluster, "web", "172.20.0.1", 80, ["10.0.0.1", "10.0.0.2"], 8000)
@@ -136,7 +129,6 @@ def test_a_range_opens_the_virtual_address_on_the_services_port_alone() -> None:
     assert [reached(resolution, "172.20.0.1", port) for port in (79, 80, 81, 8000, 443)] == [False, True, False, False, False]  # fmt: skip
 
 
-@pytest.mark.spec("policy.T-097", "policy.W-18")
 def test_a_service_with_one_backend_that_is_not_allowed_stays_closed_and_is_told() -> None:
     cluster = cluster_of([web("a", "10.0.0.1", tier="fe"), web("b", "10.0.0.2")])
     put_service(cluster, "web", "172.20.0.1", 80, ["10.0.0.1", "10.0.0.2"], 8080)
@@ -148,7 +140,6 @@ def test_a_service_with_one_backend_that_is_not_allowed_stays_closed_and_is_told
     assert reached(came_to(cluster, spec), "172.20.0.1", 80)
 
 
-@pytest.mark.spec("policy.T-099")
 def test_a_backend_that_answers_on_another_port_keeps_the_virtual_address_closed() -> None:
     cluster = cluster_of([web("a", "10.0.0.1")])
     put_service(cluster, "web", "172.20.0.1", 8080, ["10.0.0.1"], 9999)
@@ -198,7 +189,6 @@ def test_a_denied_backend_denies_the_virtual_address() -> None:
 # -- other kinds
 
 
-@pytest.mark.spec("policy.T-015")
 def test_an_application_policy_without_types_isolates_ingress() -> None:
     assert policy(Kind.APPLICATION, {"podSelector": {}}).isolation == ("Ingress",)
 
@@ -208,7 +198,6 @@ def test_an_application_policys_rule_without_destinations_is_all_of_them() -> No
     assert reached(resolution, "192.0.2.1", 443)
 
 
-@pytest.mark.spec("policy.T-122")
 def test_domains_are_passed_on_with_their_ports() -> None:
     rule = {"to": [{"domainNames": ["*.example.com"]}], "ports": [{"port": 443}]}
     assert came_to(cluster_of([]), egress(rule), Kind.APPLICATION).egress == {
@@ -225,7 +214,6 @@ def test_ports_without_protocol_are_tcp_and_named_ports_of_cluster_policies_reso
     assert {port for entry in group.ingress for port in entry.ports} == {Port("TCP", 8080), Port("TCP", 53)}
 
 
-@pytest.mark.spec("policy.T-118")
 def test_every_peer_of_a_cluster_rule_counts_whatever_the_first_one_matches() -> None:
     cluster = cluster_of([pod_document("a", "10.0.0.1", namespace="m")], {"n": {}, "m": {"team": "m"}})
     peers = [{"namespaces": {"matchLabels": {"team": "nobody"}}}, {"namespaces": {"matchLabels": {"team": "m"}}}]
@@ -234,7 +222,6 @@ def test_every_peer_of_a_cluster_rule_counts_whatever_the_first_one_matches() ->
     assert group.ingress == {Entry("10.0.0.1", action="Deny")}
 
 
-@pytest.mark.spec("policy.T-117")
 def test_a_rule_for_all_ports_is_not_narrowed_by_another_for_one() -> None:
     cluster = cluster_of([web("a", "10.0.0.1")])
     peer = {"namespaces": {}}
