@@ -26,8 +26,8 @@ ROTATE_BYTES: Final = 100 * 1024 * 1024
 ROTATE_FILES: Final = 5
 
 FIELDS: Final = frozenset(
-    """address addresses api card cause code component container count detail device eni error forgotten host_veth
-    ifindex instance kind level ms netns on path peer pid pod reason refiltered remedy route_table sandbox seconds
+    """address addresses api card cause code component container count detail device elements eni error forgotten host_veth
+    ifindex instance kind level ms netns on outcome path peer pid pod policies reason refiltered remedy route_table sandbox seconds
     state subnet total trace traceback value what why""".split()
 )
 """Names a field may have: an operator greps for them."""
