@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ PROBE = "github.com/grpc-ecosystem/grpc-health-probe@v0.4.38"
 PLUGIN = "github.com/aws/amazon-vpc-cni-k8s@v1.22.2"
 PODS = 50
 SETTLED_WITHIN_S = 15.0
-AUDITED_AFTER_S = 45.0
-"""The allocator takes back what has no veth for 25 s."""
+AUDITED_S = 40.0
+"""The allocator takes back what has no veth of ours for 25 s."""
 
 
 @pytest.fixture
@@ -59,3 +60,16 @@ def test_the_originals_plugin_adds_and_deletes_pods(compat: Compat) -> None:  # 
         until(lambda: held(compat) == [], node.story, within_s=SETTLED_WITHIN_S)
     left = [rule for rule in node.shell("ip rule").splitlines() if rule.startswith(("512:", "1536:"))]
     assert left == []
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_pod_of_the_originals_plugin_is_looked_after_like_one_of_ours(compat: Compat) -> None:
+    node: Any = compat.node
+    pod = node.add("kept")
+    time.sleep(AUDITED_S)
+    assert held(compat) == [pod.address]
+    node.shell(f"ip rule del to {pod.address} priority 512; ip route del {pod.address}")
+    until(lambda: pod.exec(["ping", "-c", "1", "-W", "1", "203.0.113.10"], check=False).returncode == 0, node.story,
+          within_s=SETTLED_WITHIN_S)  # fmt: skip
+    node.lab.delete_pod(pod.name)
+    until(lambda: held(compat) == [], node.story, within_s=SETTLED_WITHIN_S)
