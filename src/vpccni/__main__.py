@@ -2,10 +2,13 @@
 
 vpccni lab up|down|status|pod|exec|kill|...     a VPC on this machine
 vpccni status [--json]                          what each process of this node says of itself
+vpccni ps                                       what each process of this node uses
+vpccni top [--once]                             processes, addresses, EC2 calls and pods, again and again
 vpccni log-level PROCESS LEVEL [--for 10m]      change a level at run time
 vpccni trace ID                                 what all processes remember of one trace
 vpccni plan [--json]                            what would be changed in the node's kernel now, and why
 vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
+vpccni support-bundle [--out FILE]              everything a supporter asks for, as one archive
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start [-- COMMAND...]               prepare the node once, before the processes
 vpccni node-init                                the init container: plugins and sysctls
@@ -28,7 +31,10 @@ ELSEWHERE = {
     "agent-start": "vpccni.cni.agent_start",
     "node-init": "vpccni.cni.node_init",
     "node-start": "vpccni.cni.node_start",
+    "ps": "vpccni.shared.ps_cli",
     "settings": "vpccni.shared.settings_cli",
+    "support-bundle": "vpccni.shared.support_bundle",
+    "top": "vpccni.shared.top_cli",
 }
 """Commands whose module has its own `main(argv)`; imported only when asked for, so that each starts fast."""
 

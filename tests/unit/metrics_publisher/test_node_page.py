@@ -3,10 +3,9 @@ from __future__ import annotations
 import time
 from html.parser import HTMLParser
 
-import pytest
 from support.node_copies import NOW_NS, NOW_S, some_copies, some_heard
 
-from vpccni.components.metrics_publisher.node_page import content, duration, page, size
+from vpccni.components.metrics_publisher.node_page import content, page
 from vpccni.shared.node_view import Copies, NodeView, view
 
 VOID = {"meta", "br", "link", "img"}
@@ -105,18 +104,6 @@ def test_a_page_of_nothing_says_so() -> None:
     read = Reader(page(view(Copies(), {}, wall_ns=NOW_NS, boot_s=NOW_S, cooldown_s=30)))
     assert "The ENIs of this instance are not known yet." in read.text()
     assert "No pod holds an address." in read.text()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.9, "0 s"), (61, "1 min 1 s"), (3700, "1 h 1 min"), (90061, "1 d 1 h")]
-)
-def test_lengths_of_time_have_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (4096, "4.0 KiB"), (1 << 50, "1024.0 TiB")])
-def test_bytes_have_a_unit(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_110_pods_are_rendered_in_less_than_100_ms() -> None:
