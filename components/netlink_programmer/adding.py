@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,28 @@ class Adding:
                 self.in_flight -= addresses
         finally:
             pod_socket.close()
+
+    async def wait_until_ready(self, wired: Sequence[Wired], frame: Frame, *, deadline: float) -> None:
+        """Wait for what an ADD that a death cut off had not waited for: IPv6 addresses that are still tentative. Raises `CniFailure`."""
+        ipv6 = [one for one in wired if family_of(one.address) == IPV6]
+        descriptor = frame.take(NETLINK) if ipv6 else -1
+        if descriptor < 0:
+            return
+        with contextlib.closing(rtnl.RouteSocket(descriptor)) as pod_socket:
+            try:
+                for one in ipv6:
+                    await self._wait_for(one, pod_socket, deadline=deadline)
+            except KernelRefused as error:
+                what = "add cmd: failed to setup network"
+                raise CniFailure(what, cni_code=CODE_OWN, on=str(one.pod), why=str(error)) from error
+
+    async def _wait_for(self, wired: Wired, pod_socket: rtnl.RouteSocket, *, deadline: float) -> None:
+        link = pod_socket.link(wired.ifname)
+        if link is None:
+            raise KernelRefused("the pod's interface is not there", on=wired.ifname, why="somebody took it away")
+        detection = DuplicateDetection(self.process.loop, pod_socket, link[0], on=f"{wired.ifname} of {wired.pod}")
+        await detection.passed(deadline=deadline)
+        await host_end_passed(self.process.loop, wired.ifindex, on=wired.host_veth, deadline=deadline)
 
     async def _assign(self, request: CniRequest, *, deadline: float, trace: str) -> Sequence[AssignedInterface]:
         ask = Assign(sandbox=request.sandbox, pod=request.pod, multi_nic=request.multi_nic)

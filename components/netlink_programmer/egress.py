@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from vpccni.components.netlink_programmer import observe, rtnl, templates
+from vpccni.components.netlink_programmer import decode, observe, rtnl, templates
 from vpccni.components.netlink_programmer import request as cni
 from vpccni.components.netlink_programmer.dad import DuplicateDetection, host_end_passed
 from vpccni.components.netlink_programmer.egress_chains import ChainKeeper
@@ -33,6 +33,7 @@ from vpccni.components.netlink_programmer.egress_request import (
 )
 from vpccni.components.netlink_programmer.facts import (
     DEFAULT_IPV6,
+    IPV6,
     Address,
     Route,
     Seen,
@@ -46,12 +47,14 @@ from vpccni.components.netlink_programmer.node_plan import PROTOCOL_BOOT, SCOPE_
 from vpccni.components.netlink_programmer.request import CODE_OWN, CODE_TRY_AGAIN, CniRequest
 from vpccni.components.netlink_programmer.reservations import Holder, Reservations
 from vpccni.components.netlink_programmer.wiring import GONE, THERE, VethPair, Wirer, check_folder, write_sysctl
+from vpccni.shared.effects import effect
 from vpccni.shared.errors import CniFailure, KernelRefused
 from vpccni.shared.messages.base import Sandbox
 from vpccni.shared.process import Process
 
 FOLDER_OUT_OF_USE_S: Final = 60.0
 """Longer than a call that still uses a folder may take."""
+RTM_GETROUTE: Final = 26
 NAME_TRIES: Final = 10  # spec dataplane.md 3
 
 
@@ -107,6 +110,7 @@ class Egress:
             if (existing := await self._existing(request, config, pod_socket, address)) is not None:
                 return existing  # asked for again: a live interface is left alone
             await self._undo(request, config, address)  # an ADD that was cut off: what it made goes, the address stays
+            _drop_in_pod(pod_socket, config.ifname)
         pairs: list[VethPair] = []
         try:
             pairs.append(self._make_pair(request, config, pod_socket, mtu))
@@ -126,8 +130,10 @@ class Egress:
     async def _existing(
         self, request: CniRequest, config: EgressConfig, pod_socket: rtnl.RouteSocket, address: str
     ) -> EgressPair | None:
-        """Return the sandbox's interface if nothing is missing of it."""
+        """Return the sandbox's interface if nothing is missing of it: in IPv6 the default route is what an ADD makes last."""
         mac = _mac_of(pod_socket, config.ifname)
+        if config.is_ipv6 and not _leads_everywhere(pod_socket, config.ifname):
+            return None
         seen = await self._look(address)
         for route in seen.routes:
             link = seen.links.get(route.ifindex)
@@ -322,3 +328,20 @@ def _mac_of(pod_socket: rtnl.RouteSocket, ifname: str) -> str:
     """Return the MAC of a pod's interface, "" when it is not there."""
     link = pod_socket.link(ifname)
     return "" if link is None else link[1]
+
+
+def _drop_in_pod(pod_socket: rtnl.RouteSocket, ifname: str) -> None:
+    """Delete a pair by its end in the pod: the host end may not say yet whose it is, and its deletion would come too late."""
+    link = pod_socket.link(ifname)
+    if link is not None:
+        with effect("netlink.delete_link"):
+            pod_socket.send([templates.delete_link(link[0])], on=ifname, fine=GONE)
+
+
+def _leads_everywhere(pod_socket: rtnl.RouteSocket, ifname: str) -> bool:
+    """Tell whether a pod's IPv6 default route goes through an interface."""
+    link = pod_socket.link(ifname)
+    query = bytes([IPV6]) + bytes(11)
+    routes = (decode.decode(*one) for one in pod_socket.dump(RTM_GETROUTE, query, on=f"routes of {ifname}"))
+    default = (one for one in routes if isinstance(one, Route) and one.dst == DEFAULT_IPV6)
+    return link is not None and any(one.ifindex == link[0] and one.gateway for one in default)

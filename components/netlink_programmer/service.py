@@ -193,6 +193,7 @@ class ProgrammerService:
             return await running
         known = self._wired.get(sandbox)
         if known and self._are_live(known):
+            await self._adder.wait_until_ready(known, frame, deadline=deadline)
             return known
         future: Future[tuple[Wired, ...]] = Future()
         self._adding[sandbox] = future
