@@ -76,7 +76,7 @@ class Adding:
                     await self._wait_for(one, pod_socket, deadline=deadline)
             except KernelRefused as error:
                 what = "add cmd: failed to setup network"
-                raise CniFailure(what, cni_code=CODE_OWN, on=str(one.pod), why=str(error)) from error
+                raise CniFailure(what, cni_code=CODE_OWN, on=str(ipv6[0].pod), why=str(error)) from error
 
     async def _wait_for(self, wired: Wired, pod_socket: rtnl.RouteSocket, *, deadline: float) -> None:
         link = pod_socket.link(wired.ifname)
