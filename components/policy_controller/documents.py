@@ -139,11 +139,16 @@ def endpoints_of(kind: Kind) -> Resource:
     return CLUSTER_POLICY_ENDPOINTS if kind is Kind.CLUSTER else POLICY_ENDPOINTS
 
 
-def head_of(policy: Policy) -> Head:
-    """Return what all objects of a policy have in common."""
+def head_of(policy: Policy, reference: str) -> Head:
+    """Return what all objects of a group of a policy's pods have in common.
+
+    Only the objects under the policy's own name tell its selector: agents take a new pod for selected by it, and would give the pod the
+    rows of every group.
+    """
+    tells_selector = reference == policy.id.name or policy.id.kind is Kind.CLUSTER
     return Head(
-        reference=policy.id.name,
-        subject=policy.subject_document,
+        reference=reference,
+        subject=policy.subject_document if tells_selector else {},
         isolation=policy.isolation,
         tier=policy.tier,
         priority=policy.priority,
@@ -260,7 +265,7 @@ def _spec(policy_id: PolicyId, wanted: Wanted) -> Document:
     else:
         about = {
             "policyRef": {"name": head.reference, "namespace": policy_id.namespace},
-            "podSelector": head.subject,
+            **({"podSelector": head.subject} if head.reference == policy_id.name else {}),
             "podIsolation": list(head.isolation),
         }
     return {

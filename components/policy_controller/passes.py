@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from vpccni.components.policy_controller.chunks import Plan, name_groups, plan_objects
@@ -69,7 +68,7 @@ class Passes:
         names = name_groups(policy.id.name, resolution.groups, stored)
         plans = [
             plan_objects(
-                replace(head_of(policy), reference=reference),
+                head_of(policy, reference),
                 Rows(group.ingress, resolution.egress, group.targets),
                 [one for one in stored if one.head.reference == reference],
                 size=self._chunk_size,

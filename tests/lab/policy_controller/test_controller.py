@@ -165,6 +165,25 @@ def test_deletion_takes_the_objects_and_waits_while_the_controller_is_away(api: 
     assert not api.all("ClusterPolicyEndpoint")
 
 
+def test_pods_that_name_a_port_differently_have_objects_of_their_own(api: Api, at_work: Controller) -> None:
+    api.pod("old", "10.0.3.7", labels=WEB, ports=[("http", "TCP", 8080)])
+    api.put("NetworkPolicy", "p", {"spec": {"podSelector": {"matchLabels": WEB}, "ingress": [{"ports": [{"port": "http"}]}]}})  # fmt: skip
+    until(lambda: api.rows("p", "podSelectorEndpoints"), at_work.log)
+    (plain,) = api.endpoints("p")
+    api.pod("new", "10.0.3.8", labels=WEB, ports=[("http", "TCP", 9090)])
+    until(lambda: len(api.endpoints("p")) == 2, at_work.log)
+    opened = {
+        target["name"]: {port["port"] for row in one["spec"]["ingress"] for port in row["ports"]}
+        for one in api.endpoints("p")
+        for target in one["spec"]["podSelectorEndpoints"]
+    }
+    assert opened == {"old": {8080}, "new": {9090}}
+    assert api.get("PolicyEndpoint", plain["metadata"]["name"]) == plain
+    api.delete("Pod", "old")
+    until(lambda: [one["spec"]["policyRef"]["name"] for one in api.endpoints("p")] == ["p"], at_work.log)
+    assert [target["name"] for target in api.rows("p", "podSelectorEndpoints")] == ["new"]
+
+
 def test_two_kinds_of_one_name_have_their_own_objects(api: Api, at_work: Controller) -> None:
     api.pod("web-1", "10.0.3.7", labels=WEB)
     api.put("NetworkPolicy", "p", {"spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}]}})  # fmt: skip

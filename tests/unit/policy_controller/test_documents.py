@@ -52,7 +52,7 @@ def as_stored(document: Any) -> Stored:
 @given(st.sampled_from(tuple(Kind)), rows)
 def test_what_is_written_is_read_back_as_the_same(kind: Kind, rows: Rows) -> None:
     owner = policy(kind, SPECS[kind])
-    wanted = Wanted(head_of(owner), rows)
+    wanted = Wanted(head_of(owner, owner.id.name), rows)
     stored = as_stored(new_object(owner, wanted, changed_at=AT))
     assert (stored.head, stored.rows, stored.owner_uid) == (wanted.head, rows, owner.uid)
 
@@ -63,7 +63,7 @@ def test_every_member_written_is_one_of_the_definition() -> None:
         owner = policy(kind, SPECS[kind])
         one = Entry(row.cidr, row.excepts if kind is Kind.NETWORK else (), row.ports, action=row.action if kind is Kind.CLUSTER else "")  # fmt: skip
         full = Rows(frozenset({one}), frozenset({one}), frozenset({Target("n", "a", "10.0.0.1", "10.0.9.1")}))
-        document: Any = new_object(owner, Wanted(head_of(owner), full), changed_at=AT)
+        document: Any = new_object(owner, Wanted(head_of(owner, owner.id.name), full), changed_at=AT)
         versions = DEFINITIONS[f"{name}.networking.k8s.aws"]["spec"]["versions"]
         fits(document["spec"], versions[0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec")
 
@@ -84,11 +84,19 @@ def fits(value: Any, schema: Any, at: str) -> None:
 
 def test_a_patch_keeps_annotations_of_others_and_needs_the_version_we_know() -> None:
     owner = policy(Kind.NETWORK, SPECS[Kind.NETWORK])
-    document: Any = new_object(owner, Wanted(head_of(owner), Rows()), changed_at=AT)
+    document: Any = new_object(owner, Wanted(head_of(owner, owner.id.name), Rows()), changed_at=AT)
     document["metadata"]["annotations"] |= {"of": "others", PARTS: "3"}
-    version, annotations, _ = object_patch(owner, as_stored(document), Wanted(head_of(owner), Rows()), changed_at="later")  # fmt: skip
+    version, annotations, _ = object_patch(owner, as_stored(document), Wanted(head_of(owner, owner.id.name), Rows()), changed_at="later")  # fmt: skip
     assert version["value"] == "5"
     assert annotations["value"] == {"of": "others", CHANGED_AT: "later"}
+
+
+def test_only_objects_under_the_policys_own_name_tell_its_selector() -> None:
+    owner = policy(Kind.NETWORK, SPECS[Kind.NETWORK])
+    for reference, is_told in (("p", True), ("p.0123abcd", False)):
+        document: Any = new_object(owner, Wanted(head_of(owner, reference), Rows()), changed_at=AT)
+        assert ("podSelector" in document["spec"]) == is_told
+        assert as_stored(document).head == head_of(owner, reference)
 
 
 def test_objects_of_no_policy_are_not_ours() -> None:
