@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
 from support.waiting import until
+from tests.lab.compat.conftest import Compat, held
 
 from vpccni.components.compat import messages
 from vpccni.components.compat.messages import (
     AddNetworkReply,
     AddNetworkRequest,
     DeleteNpRequest,
-    DelNetworkReply,
-    DelNetworkRequest,
     Empty,
     EnforceNpRequest,
     HealthCheckRequest,
@@ -28,7 +24,7 @@ from vpccni.components.compat.messages import (
     NetworkPolicyAgentConfigReply,
     NpReply,
 )
-from vpccni.components.compat.wire import ProtoMessage, decode, encode
+from vpccni.components.compat.wire import decode, encode
 
 ANSWERS_WITHIN_S = 10.0
 LOOPBACK = """
@@ -38,68 +34,6 @@ with socket.create_connection(("127.0.0.1", 50051), 2) as peer:
     sys.exit(0 if peer.recv(9)[3] == 4 else 1)
 """
 """HTTP/2's preface and empty settings; settings (4) come back."""
-
-
-class Compat:
-    """The process on the node, and a client of its two Unix sockets."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-        self.log = open(node.node.folder / "compat.log", "ab")  # noqa: SIM115  closed in `close`
-        self.process = node.node.popen(
-            [sys.executable, "-m", "vpccni.components.compat", "--run-dir", "/run/aws-node"],
-            stdout=self.log.fileno(),
-            stderr=self.log.fileno(),
-        )
-
-    def path(self, name: str) -> str:
-        return str(self.node.node.root / name)
-
-    def call(self, method: str, request: ProtoMessage, *, of: str = "ipamd.sock", timeout_s: float = 10.0) -> bytes:
-        with grpc.insecure_channel(f"unix:{self.path(of)}") as channel:
-            answer: bytes = channel.unary_unary(method)(encode(request), timeout=timeout_s)
-            return answer
-
-    def add(self, container: str, **more: Any) -> AddNetworkReply:
-        request = AddNetworkRequest(
-            pod_name="web", pod_namespace="default", container_id=container, ifname="eth0", network_name="aws-cni", **more
-        )  # fmt: skip
-        return decode(AddNetworkReply, self.call(messages.ADD_NETWORK, request))
-
-    def delete(self, container: str) -> DelNetworkReply:
-        request = DelNetworkRequest(container_id=container, ifname="eth0", network_name="aws-cni", reason="PodDeleted")
-        return decode(DelNetworkReply, self.call(messages.DEL_NETWORK, request))
-
-    def health(self, service: str = "", *, of: str = "ipamd.sock") -> int:
-        answer = self.call(messages.HEALTH, HealthCheckRequest(service), of=of, timeout_s=2.0)
-        return decode(HealthCheckResponse, answer).status
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        self.log.close()
-
-
-@pytest.fixture(scope="module")
-def compat(node: Any) -> Iterator[Compat]:
-    one = Compat(node)
-    try:
-        until(lambda: _serves(one), lambda: one.log.name, within_s=ANSWERS_WITHIN_S)
-        yield one
-    finally:
-        one.close()
-
-
-def _serves(one: Compat) -> bool:
-    try:
-        return one.health() == messages.SERVING
-    except grpc.RpcError:
-        return False
-
-
-def held(compat: Compat) -> list[str]:
-    document = json.loads((compat.node.node.root / "ipam.json").read_text())
-    return [entry["ipv4"] for entry in document["allocations"]]
 
 
 @pytest.mark.spec("rpc.11.2", "rpc.11.3")

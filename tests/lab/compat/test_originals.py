@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.fetched import go_program, go_program_in_module
 from support.waiting import until
-from tests.lab.compat.test_compat import Compat, compat, held  # noqa: F401
+from tests.lab.compat.conftest import Compat, held
 
 pytestmark = pytest.mark.full
 CACHE = Path(__file__).parents[3] / "build" / "originals"
@@ -24,7 +24,7 @@ AUDITED_S = 40.0
 
 
 @pytest.fixture
-def plugin(compat: Compat) -> Iterator[None]:  # noqa: F811
+def plugin(compat: Compat) -> Iterator[None]:
     """Put the original's plugin in our plugin's place."""
     built = go_program_in_module(PLUGIN, "./cmd/routed-eni-cni-plugin", CACHE, GONOSUMDB="github.com/aws/*")
     place = compat.node.node.filesystem / "opt/cni/bin/aws-cni"
@@ -38,7 +38,7 @@ def plugin(compat: Compat) -> Iterator[None]:  # noqa: F811
         place.chmod(0o755)
 
 
-def test_the_probe_is_content(compat: Compat) -> None:  # noqa: F811
+def test_the_probe_is_content(compat: Compat) -> None:
     probe = go_program(PROBE, CACHE, GOFLAGS="-mod=mod", CGO_ENABLED="0")
     for words in (["-addr=:50051"], ["-addr=unix:///var/run/aws-node/ipamd.sock", "-service=grpc.health.v1.aws-node"]):
         done = compat.node.node.exec([str(probe), *words, "-connect-timeout=5s", "-rpc-timeout=5s"], check=False)
@@ -47,7 +47,7 @@ def test_the_probe_is_content(compat: Compat) -> None:  # noqa: F811
 
 @pytest.mark.spec("rpc.11.4")
 @pytest.mark.usefixtures("plugin")
-def test_the_originals_plugin_adds_and_deletes_pods(compat: Compat) -> None:  # noqa: F811
+def test_the_originals_plugin_adds_and_deletes_pods(compat: Compat) -> None:
     node: Any = compat.node
     room = int(node.node.facts["max_pods"]) - 4
     for first in range(0, PODS, room):
