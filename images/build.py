@@ -25,6 +25,7 @@ NAMES: Final = {
     "init": "vpccni-init",
     "amazon-k8s-cni": "amazon-k8s-cni",
     "cni-metrics-helper": "cni-metrics-helper",
+    "policy-controller": "vpccni-policy-controller",
 }
 """Targets of the Dockerfile and the names the chart has for them; the swap shape calls two of them otherwise."""
 ALIASES: Final = {"init": "amazon-k8s-cni-init", "policy-agent": "amazon/aws-network-policy-agent"}

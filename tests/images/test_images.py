@@ -44,6 +44,7 @@ SIZE_MB = {
     "vpccni-init": 170,
     "amazon-k8s-cni": 100,
     "cni-metrics-helper": 95,
+    "vpccni-policy-controller": 95,
 }
 """Each with the common layer, which a node stores once."""
 PROCESSES = {
@@ -140,7 +141,8 @@ def test_no_file_of_an_image_gives_its_user_more_rights(images: dict[str, Image]
 
 
 def test_what_runs_off_the_node_is_an_ordinary_user(images: dict[str, Image]) -> None:
-    assert images["cni-metrics-helper"].config["User"] == "65534:65534"
+    for name in ("cni-metrics-helper", "vpccni-policy-controller"):
+        assert images[name].config["User"] == "65534:65534"
     assert {image.config.get("User", "") for name, image in images.items() if name in PROCESSES} == {""}
 
 
@@ -184,6 +186,8 @@ def test_commands_can_be_executed_in_a_container(images: dict[str, Image]) -> No
         ("vpccni-netlink-programmer", "from pyroute2 import IPBatch; IPBatch()"),
         ("vpccni-netlink-programmer", "from vpccni.components.netlink_programmer import service"),
         ("vpccni-metrics-publisher", "import ssl; assert ssl.create_default_context().get_ca_certs()"),
+        ("amazon-k8s-cni", "from vpccni.components.compat.service import CompatService"),
+        ("vpccni-policy-controller", "from vpccni.components.policy_controller.service import Service"),
         ("cni-metrics-helper", "import boto3; boto3.client('cloudwatch', region_name='x')"),
         ("cni-metrics-helper", "from vpccni.components.metrics_helper.service import Service"),
     ],
@@ -223,4 +227,5 @@ def test_plugin_and_chain_are_where_they_are_installed_from(images: dict[str, Im
 def test_the_swap_shapes_supervisor_leaves_the_agent_to_its_own_container(images: dict[str, Image]) -> None:
     conf = (images["amazon-k8s-cni"].root / "app/supervisord.conf").read_text()
     programs = [line for line in conf.splitlines() if line.startswith("[program:")]
-    assert programs == [f"[program:{name}]" for name in PROCESSES["amazon-k8s-cni"].split(",")]
+    assert programs == [f"[program:{name}]" for name in [*PROCESSES["amazon-k8s-cni"].split(","), "compat"]]
+    assert images["amazon-k8s-cni"].env["VPCCNI_COMPAT"] == "true"
