@@ -21,28 +21,27 @@ REGISTRIES: Final = {
     "-us-gov-west-1": ("us-gov-west-1", "013241004608", "amazonaws.com"),
 }
 """Suffix of the file: region, account and domain (spec operations.md 11.1)."""
-IMAGES: Final = ("image", "init.image", "nodeAgent.image")
+IMAGES: Final = {"aws-vpc-cni": ("image", "init.image", "nodeAgent.image"), "cni-metrics-helper": ("image",)}
+"""Values that name a registry, by chart."""
+FILES: Final = {"aws-vpc-cni": "aws-k8s-cni", "cni-metrics-helper": "cni-metrics-helper"}
 WITHIN_S: Final = 60
 
 
 def manifests(helm: str) -> dict[str, str]:
     """Return every manifest by its file's name."""
-    rendered = {f"aws-k8s-cni{suffix}.yaml": render(helm, registry=suffix) for suffix in REGISTRIES}
-    return {**rendered, "aws-k8s-cni-split.yaml": render(helm, "shape=split")}
+    rendered = {
+        f"{file}{suffix}.yaml": render(helm, chart, registry=suffix)
+        for chart, file in FILES.items()
+        for suffix in REGISTRIES
+    }
+    return {**rendered, "aws-k8s-cni-split.yaml": render(helm, "aws-vpc-cni", "shape=split")}
 
 
-def render(helm: str, *settings: str, registry: str = "") -> str:
-    """Return the chart as one YAML text. Raises CalledProcessError with Helm's own words."""
-    command = [
-        helm,
-        "template",
-        "aws-vpc-cni",
-        str(CHARTS / "aws-vpc-cni"),
-        "--include-crds",
-        "--namespace=kube-system",
-    ]
+def render(helm: str, chart: str, *settings: str, registry: str = "") -> str:
+    """Return a chart as one YAML text. Raises CalledProcessError with Helm's own words."""
+    command = [helm, "template", chart, str(CHARTS / chart), "--include-crds", "--namespace=kube-system"]
     command += ["--set=originalMatchLabels=true", *(f"--set={setting}" for setting in settings)]
-    for image in IMAGES:
+    for image in IMAGES[chart]:
         for key, value in zip(("region", "account", "domain"), REGISTRIES[registry], strict=True):
             command.append(f"--set-string={image}.{key}={value}")
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=WITHIN_S).stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.objects import CHART, ROOT, Object, Refused, Render, parsed
+from charts.objects import CHARTS, ROOT, Object, Refused, Render, parsed
 from support.fetched import go_program
 
 HELM = "helm.sh/helm/v3/cmd/helm@v3.19.5"
@@ -23,16 +23,18 @@ def helm() -> Path:
 
 @pytest.fixture(scope="session")
 def render(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """`render(values, namespace=...)` gives the objects of the chart."""
+    """`render(values, namespace=..., chart=...)` gives the objects of a chart."""
 
-    def objects(values: Mapping[str, Any] | None = None, *, namespace: str = "kube-system") -> list[Object]:
+    def objects(
+        values: Mapping[str, Any] | None = None, *, namespace: str = "kube-system", chart: str = "aws-vpc-cni"
+    ) -> list[Object]:
         file = tmp_path_factory.mktemp("values") / "values.json"
         file.write_text(json.dumps(values or {}))
         command = [
             helm,
             "template",
-            "aws-vpc-cni",
-            CHART,
+            chart,
+            CHARTS / chart,
             "--include-crds",
             f"--namespace={namespace}",
             f"--values={file}",

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "aws-vpc-cni"
-STATIC = ROOT / "charts" / "static"
+CHARTS = ROOT / "charts"
+CHART = CHARTS / "aws-vpc-cni"
+STATIC = CHARTS / "static"
 
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]

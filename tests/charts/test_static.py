@@ -8,7 +8,10 @@ import pytest
 from charts.kube_schema import faults
 from charts.objects import STATIC, Object, container, env, mounts, one, parsed
 
-FILES = sorted(path.name for path in STATIC.glob("*.yaml"))
+from vpccni.components.metrics_helper.election import NAME as LEASE
+
+FILES = sorted(path.name for path in STATIC.glob("aws-k8s-cni*.yaml"))
+HELPERS = sorted(path.name for path in STATIC.glob("cni-metrics-helper*.yaml"))
 SPLIT = "aws-k8s-cni-split.yaml"
 PROCESSES = {"aws-node", "eni-manager", "ip-allocator", "metrics-publisher", "aws-eks-nodeagent"}
 
@@ -41,7 +44,12 @@ def test_the_schema_check_finds_what_is_wrong() -> None:
     assert len(faults(daemon_set)) == 4
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", HELPERS)
+def test_every_object_of_the_helper_fits_the_kubernetes_schema(name: str) -> None:
+    assert [fault for item in kept(name) for fault in faults(item)] == []
+
+
+@pytest.mark.parametrize("name", FILES + HELPERS)
 def test_nothing_of_helm_is_in_it(name: str) -> None:
     text = (STATIC / name).read_text()
     assert "helm" not in text.lower()
@@ -254,6 +262,39 @@ def test_every_container_knows_which_pod_it_is_of() -> None:
     for name in PROCESSES:
         uid: Any = env(container(kept(SPLIT), name))["MY_POD_UID"]
         assert uid["fieldRef"]["fieldPath"] == "metadata.uid"
+
+
+# -- the helper
+
+
+def test_the_helpers_deployment_is_the_originals() -> None:
+    deployment = one(kept("cni-metrics-helper.yaml"), "Deployment")
+    (item,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert deployment["metadata"]["namespace"] == "kube-system"
+    assert deployment["spec"]["selector"] == {"matchLabels": {"k8s-app": "cni-metrics-helper"}}
+    assert deployment["spec"]["revisionHistoryLimit"] == 10
+    assert "replicas" not in deployment["spec"]
+    assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == "cni-metrics-helper"
+    assert item["image"] == "602401143452.dkr.ecr.us-west-2.amazonaws.com/cni-metrics-helper:v0.1.0"
+    assert {name: value for name, value in env(item).items() if name != "POD_NAMESPACE"} == {
+        "AWS_CLUSTER_ID": "",
+        "AWS_VPC_K8S_CNI_LOGLEVEL": "INFO",
+        "USE_CLOUDWATCH": "true",
+        "USE_PROMETHEUS": "false",
+    }
+    assert not {"ports", "livenessProbe", "readinessProbe", "resources"} & set(item)
+
+
+def test_the_helper_may_read_pods_and_take_its_own_lease() -> None:
+    objects = kept("cni-metrics-helper.yaml")
+    assert one(objects, "ClusterRole")["rules"] == [
+        {"apiGroups": [""], "resources": ["pods", "pods/proxy"], "verbs": ["get", "watch", "list"]}
+    ]
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert one(objects, "Role")["rules"] == [
+        {**leases, "resourceNames": [LEASE], "verbs": ["get", "patch"]},
+        {**leases, "verbs": ["create"]},
+    ]
 
 
 MANIFEST = {
