@@ -7,14 +7,18 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from vpccni.shared.errors import VpccniError
 from vpccni.shared.messages.base import Message
 from vpccni.shared.messages.common import ErrorReply
+from vpccni.shared.messages.policy import GetVerdict, Verdicts
 from vpccni.shared.messages.wiring import GetPlan, GetPodStory, Plan, PodStory, SandboxStory
 
+PORT_AT_MOST: Final = 65535
+PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 Ask = Callable[[Message], Message | VpccniError]
 
 
@@ -57,6 +61,39 @@ def why(arguments: argparse.Namespace, ask: Ask) -> int:
         sys.stderr.write(f"no pod {arguments.pod} is wired on this node\n")
         return 1
     return 2 if any(story.missing for story in answer.sandboxes) else 0
+
+
+def verdict(arguments: argparse.Namespace, ask: Ask) -> int:
+    """Print what policy says of a connection and which rule decides; return 0 when it is allowed, 2 when denied, 1 for no answer."""
+    namespace, _, name = arguments.pod.rpartition("/")
+    address, _, port = (arguments.to or arguments.by).rpartition(":")
+    if not address or not port.isdecimal() or int(port) > PORT_AT_MOST:
+        sys.stderr.write("write ADDRESS:PORT, for instance 10.0.3.7:8080 or [2001:db8::7]:8080\n")
+        return 1
+    question = GetVerdict(
+        namespace=namespace or "default",
+        name=name,
+        direction="egress" if arguments.to else "ingress",
+        address=address.strip("[]"),
+        protocol=PROTOCOLS[arguments.protocol],
+        port=int(port),
+    )
+    answer = ask(question)
+    if not isinstance(answer, Verdicts):
+        return _no_answer(answer)
+    if arguments.json:
+        _say_json(answer)
+    else:
+        for story in answer.stories:
+            _say(f"{'ALLOW' if story.allowed else 'DENY '} {story.host_veth} ({story.address}), tier {story.tier}")
+            _say(f"    {story.because}")
+            _say_list("policies that select the pod", story.policies)
+        if not answer.known:
+            _say("the policies are not known yet: the Kubernetes API has not told them")
+    if not answer.stories:
+        sys.stderr.write(f"no pod {arguments.pod} has policy on this node\n")
+        return 1
+    return 0 if all(story.allowed for story in answer.stories) else 2
 
 
 def _say_sandbox(story: SandboxStory) -> None:

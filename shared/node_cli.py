@@ -44,6 +44,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.command in ("plan", "why"):
         from vpccni.shared import network_cli  # the two that read one process's long answer
 
+        if arguments.command == "why" and (arguments.to or arguments.by):
+            return network_cli.verdict(
+                arguments, lambda ask: ask_all(arguments.run_dir, [names.POLICY_AGENT], ask)[names.POLICY_AGENT]
+            )
         run = network_cli.plan if arguments.command == "plan" else network_cli.why
         return run(
             arguments, lambda ask: ask_all(arguments.run_dir, [names.NETLINK_PROGRAMMER], ask)[names.NETLINK_PROGRAMMER]
@@ -129,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         "why", help="one pod's whole network: address, ENI, rules, chains, what is missing or foreign"
     )
     why.add_argument("pod", metavar="[NAMESPACE/]POD")
+    flow = why.add_mutually_exclusive_group()
+    flow.add_argument("--to", metavar="ADDRESS:PORT", help="what network policy says of a connection from the pod")
+    flow.add_argument("--from", dest="by", metavar="ADDRESS:PORT", help="... of one from ADDRESS to the pod's PORT")
+    why.add_argument("--protocol", choices=("tcp", "udp", "sctp"), default="tcp")
     why.add_argument("--json", action="store_true")
     return parser
 

@@ -18,13 +18,15 @@ from typing import Any, Final
 from vpccni.components.policy_agent.datapath import Datapath, link_name
 from vpccni.components.policy_agent.endpoints import Endpoint
 from vpccni.components.policy_agent.enforcement import Applied, Enforcement
+from vpccni.components.policy_agent.evaluate import Packet
 from vpccni.components.policy_agent.knowledge import Knowledge
 from vpccni.components.policy_agent.latency import ProgrammingLatency
 from vpccni.components.policy_agent.layout import LAYOUT
 from vpccni.components.policy_agent.node_addresses import Address, NodeAddresses
-from vpccni.components.policy_agent.policy import prefix
+from vpccni.components.policy_agent.policy import Direction, prefix
 from vpccni.components.policy_agent.selection import Behind
 from vpccni.components.policy_agent.sweeper import Sweeper
+from vpccni.components.policy_agent.telling import Drops, FlowLog, verdict_story
 from vpccni.shared.backoff import Backoff
 from vpccni.shared.bus.server import Call
 from vpccni.shared.errors import KernelRefused, VpccniError
@@ -32,7 +34,16 @@ from vpccni.shared.kube import Change
 from vpccni.shared.loop import Future, Timer
 from vpccni.shared.messages.base import Message, Sandbox
 from vpccni.shared.messages.common import Done
-from vpccni.shared.messages.policy import Attach, Attached, Detach, PolicyCounters, PolicyInterface, PolicyState
+from vpccni.shared.messages.policy import (
+    Attach,
+    Attached,
+    Detach,
+    GetVerdict,
+    PolicyCounters,
+    PolicyInterface,
+    PolicyState,
+    Verdicts,
+)
 from vpccni.shared.process import Process
 
 STRICT: Final = "strict"
@@ -59,10 +70,15 @@ class BadMode(VpccniError):
     code = "policy_mode"
 
 
+class BadQuestion(VpccniError):
+    code = "policy_question"
+
+
 class Service:
     """See the module. `load` makes or takes over the datapath; it is called in the loop, `prepare` before it in a thread.
 
-    `know` begins to follow the API for a node with these addresses; it is called once, after the load.
+    `know` begins to follow the API for a node with these addresses; it is called once, after the load. `flow_log` begins to write verdicts; None: they are not
+    reported at all.
     """
 
     def __init__(
@@ -73,10 +89,11 @@ class Service:
         prepare: Callable[[], None],
         load: Callable[[], Datapath],
         know: Callable[[frozenset[str], Callable[[Sequence[Change[Endpoint]]], None]], Knowledge],
+        flow_log: Callable[[Datapath, Enforcement], FlowLog] | None = None,
     ) -> None:
         self._process = process
         self._mode = mode.lower()
-        self._prepare, self._load, self._know = prepare, load, know
+        self._prepare, self._load, self._know, self._flow_log = prepare, load, know, flow_log
         self._datapath: Datapath | None = None
         self._enforcement: Enforcement | None = None
         self._knowledge: Knowledge | None = None
@@ -88,12 +105,15 @@ class Service:
         self._published_at = float("-inf")
         self._failures = 0
         self._again: Timer | None = None
+        self._local: frozenset[int] = frozenset()
+        self._drops = Drops(process)
         self._latency = ProgrammingLatency(process)
 
     def start(self) -> None:
         """Serve, and load unless policy is switched off."""
         self._process.handle(Detach, self._on_detach)
         self._process.handle(Attach, self._on_attach)
+        self._process.handle(GetVerdict, self._on_get_verdict)
         if self._mode in OFF:
             self._process.detail = lambda: {"policy": "off"}
             self._process.log.info("policy is off", value=self._mode)
@@ -128,7 +148,7 @@ class Service:
         addresses = self._addresses or NodeAddresses()
         self._addresses = addresses
         local = addresses.read()
-        datapath.exempt(_values(local))
+        self._be_local(datapath, local)
         self._enforcement = Enforcement(datapath, clock=self._process.loop.clock)
         self._names = {ifindex: link_name(ifindex) for ifindex in datapath.entries()}
         self._knowledge = self._know(frozenset(map(str, local)), self._on_change)
@@ -136,6 +156,9 @@ class Service:
         self._process.loop.watch(addresses.fileno(), self._on_addresses)
         self._count_repairs(len(plan.refilter), len(plan.forget))
         self._measure(datapath)
+        datapath.report_verdicts(on=self._flow_log is not None)
+        if self._flow_log is not None:
+            self._flow_log(datapath, self._enforcement)
         self._process.healthy("datapath")
         kind = "taken over" if datapath.taken_over else "loaded"
         self._process.log.info("policy programs in force", kind=kind, count=len(self._names), detail=str(plan))
@@ -193,9 +216,30 @@ class Service:
         assert self._datapath is not None
         self._addresses.drain()
         local = self._addresses.read()
-        self._datapath.exempt(_values(local))
+        self._be_local(self._datapath, local)
         if self._knowledge is not None:
             self._knowledge.hosts = frozenset(map(str, local))
+
+    def _be_local(self, datapath: Datapath, addresses: frozenset[Address]) -> None:
+        self._local = frozenset(prefix(str(one)).value for one in addresses)
+        datapath.exempt(self._local)
+
+    # -- questions
+
+    async def _on_get_verdict(self, ask: GetVerdict, call: Call) -> Message:
+        enforcement = self._enforcement
+        if enforcement is None:
+            return Verdicts(stories=[], known=False)
+        try:
+            packet = Packet(Direction[ask.direction.upper()], prefix(ask.address), ask.protocol, ask.port)
+        except (ValueError, KeyError) as error:
+            raise BadQuestion("this cannot be judged", on=f"{ask.direction} {ask.address}", why=str(error)) from error
+        stories = [
+            verdict_story(enforcement, ifindex, self._names[ifindex], packet, node=self._local)
+            for ifindex, behind in sorted(enforcement.behind.items())
+            if (behind.pod.namespace, behind.pod.name) == (ask.namespace, ask.name) and ifindex in self._names
+        ]
+        return Verdicts(stories=stories, known=enforcement.knows)
 
     def _on_change(self, changes: Sequence[Change[Endpoint]]) -> None:
         enforcement, knowledge = self._enforcement, self._knowledge
@@ -343,7 +387,9 @@ class Service:
         self._publishing = False
         self._published_at = self._process.loop.clock()
         if self._datapath is not None:
-            self._process.publish(policy_state(self._datapath, self._names))
+            state = policy_state(self._datapath, self._names)
+            self._drops.add(state.attached)
+            self._process.publish(state)
 
 
 def policy_state(datapath: Datapath, names: dict[int, str]) -> PolicyState:
@@ -375,7 +421,3 @@ def sandbox_key(sandbox: Sandbox) -> str:
 
 def _elements_used(datapath: Datapath, name: str) -> float:
     return float(datapath.rule_maps.used[name][0])
-
-
-def _values(addresses: frozenset[Address]) -> list[int]:
-    return [prefix(str(one)).value for one in addresses]

@@ -61,3 +61,34 @@ class PolicyState(Message, frozen=True, kw_only=True, tag="policy.state"):
     layout: str
     program_ids: list[int]
     attached: list[PolicyCounters]
+
+
+class GetVerdict(Message, frozen=True, kw_only=True, tag="policy.get_verdict"):
+    """What becomes of a new flow of a pod? `direction`: `egress` (the pod calls `address` at `port`) or `ingress` (`address` calls
+    the pod at `port`). Answer: `Verdicts`; asking changes nothing.
+    """
+
+    namespace: str
+    name: str
+    direction: str
+    address: str
+    protocol: int
+    port: int
+
+
+class VerdictStory(msgspec.Struct, frozen=True):
+    """The verdict on one interface of the pod. `policies` select it; `because` names the rule, or why there is none."""
+
+    host_veth: str
+    address: str
+    allowed: bool
+    tier: str
+    because: str
+    policies: list[str]
+
+
+class Verdicts(Message, frozen=True, kw_only=True, tag="policy.verdicts"):
+    """One story an interface; none: no pod of that name has policy here. `known` false: the API has not told the policies yet."""
+
+    stories: list[VerdictStory]
+    known: bool

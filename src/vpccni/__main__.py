@@ -9,6 +9,7 @@ vpccni trace ID                                 what all processes remember of o
 vpccni plan [--json]                            what would be changed in the node's kernel now, and why
 vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
 vpccni support-bundle [--out FILE]              everything a supporter asks for, as one archive
+vpccni why POD --to|--from ADDRESS:PORT         what network policy says of a connection, and which rule decides
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start [-- COMMAND...]               prepare the node once, before the processes
 vpccni node-init                                the init container: plugins and sysctls

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.waiting import until
-from tests.kernel.policy_agent.conftest import octets
+from tests.kernel.policy_agent.conftest import NODE_ADDRESS, octets
 
 from vpccni.shared.messages.common import ArmKillPoint, EffectsRecorded, RecordEffects
+from vpccni.shared.messages.policy import GetVerdict, Verdicts
 
 if TYPE_CHECKING:
     from tests.kernel.policy_agent.conftest import Node, Pod
@@ -146,3 +148,68 @@ def test_a_death_at_any_step_of_a_change_leaves_the_old_rules_or_the_new(api_nod
     api_node.put_policy("p", [pod], ingress=[rule(stranger)])
     until(lambda: stranger.reaches(pod) and not friend.reaches(pod), "the last change", within_s=ENFORCED_WITHIN_S)
     assert time.monotonic() - number < ENFORCED_WITHIN_S
+
+
+@pytest.mark.spec("policy.T-138", "policy.5.14", "policy.5.15")
+def test_a_denied_packet_is_counted_and_told_with_the_rule_that_decides(node: Node) -> None:
+    node.start_api()
+    log = node.run_dir / "flows.log"
+    node.start_agent(VPCCNI_POLICY_AGENT_FLAGS=f"--enable-policy-event-logs --structured-flow-log --log-file={log}")
+    pod, friend, stranger = pods_of(node, 3)
+    node.put_policy("p", [pod], ingress=[rule(friend)])
+    enforced(node, 1)
+    assert not stranger.reaches(pod)
+    assert friend.reaches(pod)
+    until(lambda: log.read_text().count("\n") >= 4, "the lines", within_s=5.0)
+    lines = [json.loads(text) for text in log.read_text().splitlines()]
+    denied = [one for one in lines if one["verdict"] == "DENY"]
+    assert [(one["level"], one["pod"], one["peer_pod"]) for one in denied] == [
+        ("info", f"default/{pod.name}", f"default/{stranger.name}")
+    ] * 3
+    (allowed,) = [one for one in lines if one["verdict"] == "ACCEPT"]
+    assert allowed["rule"] == "NetworkPolicy default/p, ingress accept every port"
+    until(lambda: node.count("network_policy_drop_count_total", direction="ingress") == 3, "the counter", within_s=8.0)
+    assert node.count("network_policy_drop_count_total", direction="egress") == 0
+
+
+def test_why_names_the_rule(api_node: Node) -> None:
+    pod, friend = pods_of(api_node, 2)
+    api_node.put_policy("p", [pod], ingress=[rule(friend, ports=[{"protocol": "TCP", "port": 80}])])
+    enforced(api_node, 1)
+
+    def why(address: str, port: int, direction: str = "ingress") -> tuple[bool, str]:
+        ask = GetVerdict(
+            namespace="default", name=pod.name, direction=direction, address=address, protocol=6, port=port
+        )
+        answer = api_node.call(ask)
+        assert isinstance(answer, Verdicts)
+        (story,) = answer.stories
+        return story.allowed, story.because
+
+    assert why(friend.address, 80) == (True, f"NetworkPolicy default/p: accept from {friend.address}/32, TCP 80")
+    assert why(friend.address, 81) == (False, "the pod's ingress is isolated and no rule allows it")
+    assert why(friend.address, 81, "egress") == (True, "no policy isolates the pod's egress")
+    assert why(NODE_ADDRESS, 81) == (True, "it is an address of the node, which is never cut off")
+
+
+@pytest.mark.spec("policy.W-35")
+def test_what_was_changed_by_hand_is_put_right(api_node: Node) -> None:
+    pod, friend = pods_of(api_node, 2)
+    api_node.put_policy("p", [pod], ingress=[])
+    enforced(api_node, 1)
+    path = api_node.run("find", "/sys/fs/bpf", "-name", "pods").strip()
+    (element,) = [
+        one
+        for one in api_node.bpftool("map", "dump", "pinned", path)
+        if octets(one["key"])[:4] == pod.ifindex.to_bytes(4, "little")
+    ]
+    opened = ["0x00"] * 4 + element["value"][4:]
+    api_node.run(
+        "bpftool", "map", "update", "pinned", path, "key", *(str(int(one, 16)) for one in element["key"]),
+        "value", *(str(int(one, 16)) for one in opened),
+    )  # fmt: skip
+    api_node.run("tc", "filter", "del", "dev", friend.host_veth, "egress")
+    assert friend.reaches(pod), "open by hand"
+    until(lambda: not friend.reaches(pod), "the repair", within_s=65.0)
+    assert len(api_node.filters(friend, "egress")) == 1
+    assert api_node.count("vpccni_policy_repairs", kind="element") == 1

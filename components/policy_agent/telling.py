@@ -1,0 +1,108 @@
+"""What the agent tells of verdicts: the flow log, drop counters, and the answer to `vpccni why`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from vpccni.components.policy_agent.compiler import RuleClass
+from vpccni.components.policy_agent.enforcement import Enforcement
+from vpccni.components.policy_agent.evaluate import Packet, Reason, evaluate
+from vpccni.components.policy_agent.events import Ring
+from vpccni.components.policy_agent.flow_log import fields, line, verdict
+from vpccni.components.policy_agent.policy import Direction
+from vpccni.shared.log import Log
+from vpccni.shared.messages.policy import PolicyCounters, VerdictStory
+from vpccni.shared.process import Process
+
+DROPS: Final = "network_policy_drop_count_total"  # spec policy.md 5.15
+DROPPED_BYTES: Final = "network_policy_drop_bytes_total"
+
+
+class FlowLog:
+    """Writes verdicts as they come: denied ones at info, allowed ones at debug (spec policy.md 5.14)."""
+
+    def __init__(self, ring: Ring, log: Log, enforcement: Enforcement, process: Process, *, structured: bool) -> None:
+        self._ring, self._log, self._enforcement = ring, log, enforcement
+        self._structured = structured
+        process.loop.watch(ring.fileno(), self.read)
+        process.gauge("vpccni_policy_verdicts_lost", lambda: float(ring.lost()))
+
+    def read(self) -> None:
+        """Write what is in the ring."""
+        for raw in self._ring.take():
+            one = verdict(raw)
+            write = self._log.debug if one.allowed else self._log.info
+            if self._structured:
+                write("flow", **fields(one, pod=self._pod, pod_at=self._pod_at, rule=self._rule))
+            else:
+                write(line(one))
+
+    def _pod(self, ifindex: int) -> str:
+        behind = self._enforcement.behind.get(ifindex)
+        return "" if behind is None else str(behind.pod)
+
+    def _pod_at(self, address: str) -> str:
+        return next((str(one.pod) for one in self._enforcement.behind.values() if address in one.addresses), "")
+
+    def _rule(self, number: int) -> RuleClass | None:
+        for rule_set in self._enforcement.rule_sets.values():
+            if number in rule_set.rules:
+                return rule_set.rules[number]
+        return None
+
+
+class Drops:
+    """Adds what the programs dropped to the reference's counters."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._before: dict[tuple[int, str], tuple[int, int]] = {}
+        for direction in Direction:
+            process.count(DROPS, 0, direction=direction.name.lower())
+            process.count(DROPPED_BYTES, 0, direction=direction.name.lower())
+
+    def add(self, attached: Sequence[PolicyCounters]) -> None:
+        """Take the counters of all interfaces of now; a counter that went back began anew."""
+        now: dict[tuple[int, str], tuple[int, int]] = {}
+        for one in attached:
+            now[one.ifindex, "ingress"] = (one.ingress_dropped_packets, one.ingress_dropped_bytes)
+            now[one.ifindex, "egress"] = (one.egress_dropped_packets, one.egress_dropped_bytes)
+        for key, (packets, octets) in now.items():
+            known_packets, known_octets = self._before.get(key, (0, 0))
+            if packets < known_packets:
+                known_packets = known_octets = 0
+            self._process.count(DROPS, packets - known_packets, direction=key[1])
+            self._process.count(DROPPED_BYTES, octets - known_octets, direction=key[1])
+        self._before = now
+
+
+def verdict_story(
+    enforcement: Enforcement, ifindex: int, host_veth: str, packet: Packet, *, node: frozenset[int]
+) -> VerdictStory:
+    """Return what becomes of a new flow of the pod behind an interface, and which rule says so."""
+    behind = enforcement.behind[ifindex]
+    policies = enforcement.selecting(behind)
+    reason = evaluate(policies, packet, strict=behind.strict)
+    is_node = packet.peer.value in node
+    return VerdictStory(
+        host_veth=host_veth,
+        address=", ".join(behind.addresses),
+        allowed=reason.decision.allowed or is_node,
+        tier=reason.decision.tier.name,
+        because="it is an address of the node, which is never cut off" if is_node else because(reason, packet),
+        policies=[str(policy.key) for policy in policies],
+    )
+
+
+def because(reason: Reason, packet: Packet) -> str:
+    """Return in words why."""
+    if reason.policy is None or reason.rule is None:
+        if reason.decision.allowed:
+            return f"no policy isolates the pod's {packet.direction.name.lower()}"
+        return f"the pod's {packet.direction.name.lower()} is isolated and no rule allows it"
+    rule = reason.rule
+    ports = ", ".join(map(str, rule.ports)) or "every port"
+    excepts = f" except {', '.join(map(str, rule.excepts))}" if rule.excepts else ""
+    way = "from" if packet.direction is Direction.INGRESS else "to"
+    return f"{reason.policy.key}: {rule.action.name.lower()} {way} {rule.network}{excepts}, {ports}"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpccni.components.policy_agent.endpoints import Endpoint, ListedPod, Subject
+from vpccni.components.policy_agent.policy import PolicyKey, Tier
+from vpccni.components.policy_agent.selection import (
+    PROVISIONAL_S,
+    Behind,
+    PodFacts,
+    PolicyObjects,
+    gathered,
+    selecting,
+)
+from vpccni.components.policy_agent.selectors import Requirement, Selector, selects
+from vpccni.shared.kube.objects import Key
+from vpccni.shared.messages.base import PodRef
+
+POD = Behind(PodRef("shop", "web-0"), ("10.0.3.7",), False, 100.0)
+WEB = PodFacts("u", {"app": "web"})
+
+
+def part(
+    name: str, *, pods: tuple[ListedPod, ...] = (), subject: Subject | None = None, kind: str = "NetworkPolicy"
+) -> Endpoint:
+    namespace = "" if kind == "ClusterNetworkPolicy" else "shop"
+    return Endpoint(
+        PolicyKey(kind, namespace, name), Tier.NETWORK_POLICY, ((), ()), frozenset(), frozenset(pods), subject
+    )
+
+
+def names(
+    parts: list[Endpoint], *, facts: PodFacts | None = WEB, now: float = 101.0, labels: dict[str, str] | None = None
+) -> list[str]:
+    objects = gathered({Key("shop", str(at)): one for at, one in enumerate(parts)}, {})
+    return [one.key.name for one in selecting(objects.values(), POD, facts, {"shop": labels or {}}, now=now)]
+
+
+def test_a_listed_pod_is_selected_by_name_and_address_in_any_of_the_policys_objects() -> None:
+    listed = ListedPod("shop", "web-0", "10.0.3.7")
+    assert names([part("p"), part("p", pods=(listed,))], facts=None) == ["p"]
+    assert names([part("p", pods=(ListedPod("shop", "web-0", "10.0.3.8"),))], facts=None) == []
+
+
+@pytest.mark.spec("policy.T-081")
+def test_a_new_pod_is_selected_by_its_labels_for_a_minute() -> None:
+    by_label = part("p", subject=Subject(Selector({"app": "web"})))
+    assert names([by_label]) == ["p"]
+    assert names([by_label], now=100.0 + PROVISIONAL_S) == []
+    assert names([part("p", subject=Subject(Selector({"app": "db"})))]) == []
+    assert names([by_label], facts=PodFacts("u", {"app": "web"}, host_network=True)) == []
+
+
+@pytest.mark.spec("policy.T-119")
+def test_a_cluster_policy_selects_by_the_namespaces_labels() -> None:
+    one = part("c", subject=Subject(Selector(), Selector({"team": "a"})), kind="ClusterNetworkPolicy")
+    assert names([one], labels={"team": "a"}) == ["c"]
+    assert names([one], labels={"team": "b"}) == []
+
+
+def test_policies_that_did_not_change_stay_the_same_objects() -> None:
+    endpoints = {Key("shop", "a"): part("a"), Key("shop", "b"): part("b")}
+    before = gathered(endpoints, {})
+    endpoints[Key("shop", "b")] = part("b", pods=(ListedPod("shop", "x", "1"),))
+    after = gathered(endpoints, before)
+    a, b = (PolicyKey("NetworkPolicy", "shop", name) for name in "ab")
+    assert after[a] is before[a]
+    assert after[b] is not before[b]
+    assert isinstance(after[b], PolicyObjects)
+
+
+@given(
+    st.dictionaries(st.sampled_from("ab"), st.sampled_from("xy")),
+    st.sampled_from("ab"),
+    st.frozensets(st.sampled_from("xy")),
+)
+def test_operators_come_in_opposites(labels: dict[str, str], key: str, values: frozenset[str]) -> None:
+    def holds(operator: str) -> bool:
+        return selects(Selector({}, (Requirement(key, operator, tuple(values)),)), labels)
+
+    assert holds("In") != holds("NotIn")
+    assert holds("Exists") != holds("DoesNotExist")
+    assert holds("In") == (labels.get(key) in values)
+    assert not holds("Like")
