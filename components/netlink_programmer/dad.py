@@ -1,7 +1,8 @@
 """Waits until a pod's IPv6 addresses have passed duplicate address detection, told by the kernel on the pod's own socket.
 
-The kernel begins once the host end is up, waits up to a second at random and a second for an answer. It notifies of each address that
-passed or failed; so the socket listens before the host end goes up, and is asked anew after every notification, never by the clock.
+Our pairs are without detection (`wiring.NO_DETECTION`), and their addresses are ready at once. Where an operator has it on for all
+interfaces, the kernel begins once the host end is up, waits up to a second at random and a second for an answer. It notifies of each address
+that passed or failed; so the socket listens before the host end goes up, and is asked anew after every notification, never by the clock.
 The host end's own link-local address is waited for too: before, the node cannot ask where the pod is, and the pod gets no packet.
 """
 
