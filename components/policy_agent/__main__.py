@@ -12,14 +12,13 @@ from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.enforcement import Enforcement
 from vpccni.components.policy_agent.events import Ring
 from vpccni.components.policy_agent.filters import Filters
-from vpccni.components.policy_agent.flags import Flags, parse
+from vpccni.components.policy_agent.flags import Flags, flags_of
 from vpccni.components.policy_agent.knowledge import Knowledge
 from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
 from vpccni.components.policy_agent.service import Service
 from vpccni.components.policy_agent.telling import FlowLog
 from vpccni.shared import names
 from vpccni.shared.kube import Kube
-from vpccni.shared.log import Log
 from vpccni.shared.process import Process
 
 BPFFS: Final = "/sys/fs/bpf"
@@ -27,11 +26,9 @@ BPFFS: Final = "/sys/fs/bpf"
 
 def main(argv: list[str]) -> int:
     """Start, serve until SIGTERM, and leave programs, maps and filters as they are."""
-    flags, rest = parse(argv, os.environ.get("VPCCNI_POLICY_AGENT_FLAGS", ""))
-    process = Process.start(names.POLICY_AGENT, rest)
+    flags = flags_of(os.environ)
+    process = Process.start(names.POLICY_AGENT, argv)
     raw = process.raw
-    if flags.ignored:
-        process.log.info("flags without effect here", value=", ".join(flags.ignored))
     prebuilt = raw.get("VPCCNI_BPF_OBJECT", "")
     source = ObjectSource(cache=process.run_dir / "bpf", prebuilt=Path(prebuilt) if prebuilt else None)
     bpffs = Path(raw.get("VPCCNI_BPFFS", "") or BPFFS)
@@ -49,11 +46,9 @@ def main(argv: list[str]) -> int:
 
 
 def flow_log(process: Process, flags: Flags, datapath: Datapath, enforcement: Enforcement) -> FlowLog:
-    """Begin to write verdicts, into the file of the reference's agent unless another is named."""
+    """Begin to write verdicts, into the agent's log as the reference does."""
     ring = Ring(datapath.map(layout.EVENTS), datapath.map(layout.EVENT_LIMITS))
-    path = "stderr" if flags.log_file in ("", "stdout") else flags.log_file
-    log = Log(process.name, level=process.log.level, path=path)
-    return FlowLog(ring, log, enforcement, process, structured=flags.structured_log)
+    return FlowLog(ring, enforcement, process, structured=flags.structured_log)
 
 
 def compile_ahead(source: ObjectSource) -> None:

@@ -28,13 +28,23 @@ class PodSpecWire(msgspec.Struct, frozen=True, rename="camel"):
     host_network: bool = False
 
 
+class AddressWire(msgspec.Struct, frozen=True):
+    ip: str = ""
+
+
+class PodStatusWire(msgspec.Struct, frozen=True, rename={"addresses": "podIPs"}):
+    addresses: list[AddressWire] = []
+
+
 class LocalPodWire(Wire, frozen=True):
     spec: PodSpecWire = PodSpecWire()
+    status: PodStatusWire = PodStatusWire()
 
 
 def pod_facts(wire: LocalPodWire) -> PodFacts:
     """Return what of a pod matters here."""
-    return PodFacts(wire.metadata.uid, wire.metadata.labels, wire.spec.host_network)
+    addresses = tuple(one.ip for one in wire.status.addresses if one.ip)
+    return PodFacts(wire.metadata.uid, wire.metadata.labels, wire.spec.host_network, addresses)
 
 
 class Knowledge:

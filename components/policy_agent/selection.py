@@ -38,6 +38,7 @@ class PodFacts:
     uid: str
     labels: Mapping[str, str]
     host_network: bool = False
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

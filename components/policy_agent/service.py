@@ -10,11 +10,13 @@ with back-off, and the status says why. Packets never wait for any of this.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from vpccni.components.policy_agent.adoption import unattached
 from vpccni.components.policy_agent.datapath import Datapath, link_name
 from vpccni.components.policy_agent.endpoints import Endpoint
 from vpccni.components.policy_agent.enforcement import Applied, Enforcement
@@ -24,7 +26,7 @@ from vpccni.components.policy_agent.latency import ProgrammingLatency
 from vpccni.components.policy_agent.layout import LAYOUT
 from vpccni.components.policy_agent.node_addresses import Address, NodeAddresses
 from vpccni.components.policy_agent.policy import Direction, prefix
-from vpccni.components.policy_agent.selection import Behind
+from vpccni.components.policy_agent.selection import PROVISIONAL_S, Behind
 from vpccni.components.policy_agent.sweeper import Sweeper
 from vpccni.components.policy_agent.telling import Drops, FlowLog, verdict_story
 from vpccni.shared.backoff import Backoff
@@ -32,7 +34,7 @@ from vpccni.shared.bus.server import Call
 from vpccni.shared.errors import KernelRefused, VpccniError
 from vpccni.shared.kube import Change
 from vpccni.shared.loop import Future, Timer
-from vpccni.shared.messages.base import Message, Sandbox
+from vpccni.shared.messages.base import Message, PodRef, Sandbox
 from vpccni.shared.messages.common import Done
 from vpccni.shared.messages.policy import (
     Attach,
@@ -247,6 +249,7 @@ class Service:
             return
         first = not enforcement.knows
         enforcement.know(knowledge.copies)
+        self._adopt(enforcement, knowledge)
         applied = enforcement.apply()
         self._latency.observe(changes, failed=bool(applied.failed))
         if first:
@@ -256,6 +259,32 @@ class Service:
             self._process.count("vpccni_policy_switches", applied.switched)
             self._process.log.info("policies in force", count=applied.switched, policies=len(enforcement.policies))
         self._try_again(applied)
+
+    def _adopt(self, enforcement: Enforcement, knowledge: Knowledge) -> None:
+        """Take over pods that run under other programs, or that a policy selects although nothing is attached to them.
+
+        A pod that nothing ever judged stays open without a policy, also in strict mode (spec policy.md T-079). Old programs
+        judge until then, and their pins go after the last (T-087).
+        """
+        assert self._datapath is not None
+        links = {name: ifindex for ifindex, name in socket.if_nameindex()}
+        for found in list(unattached(knowledge.copies.pods, links, enforcement.behind)):
+            was_judged = self._datapath.is_filtered(found.ifindex)
+            long_ago = self._process.loop.clock() - PROVISIONAL_S
+            pod = PodRef(found.pod.namespace, found.pod.name, found.facts.uid)
+            behind = Behind(pod, found.facts.addresses, was_judged and self._mode == STRICT, long_ago)
+            if not was_judged and not enforcement.selecting(behind):
+                continue
+            try:
+                enforcement.attach(found.ifindex, link=found.link, sandbox="", behind=behind, facts=found.facts)
+            except VpccniError as error:
+                self._process.log.warning("pod not taken over yet", pod=str(pod), error=error.line())
+                continue
+            self._names[found.ifindex] = found.link
+            self._process.count("vpccni_policy_adopted", 1)
+            self._process.log.info("pod taken over", pod=str(pod), link=found.link)
+        if not self._datapath.left_behind():
+            self._datapath.forget_others()
 
     def _try_again(self, applied: Applied) -> None:
         """Have what failed tried again; a newer try takes the place of the one that waits."""

@@ -11,7 +11,6 @@ from vpccni.components.policy_agent.evaluate import Packet, Reason, evaluate
 from vpccni.components.policy_agent.events import Ring
 from vpccni.components.policy_agent.flow_log import fields, line, verdict
 from vpccni.components.policy_agent.policy import Direction
-from vpccni.shared.log import Log
 from vpccni.shared.messages.policy import PolicyCounters, VerdictStory
 from vpccni.shared.process import Process
 
@@ -22,8 +21,8 @@ DROPPED_BYTES: Final = "network_policy_drop_bytes_total"
 class FlowLog:
     """Writes verdicts as they come: denied ones at info, allowed ones at debug (spec policy.md 5.14)."""
 
-    def __init__(self, ring: Ring, log: Log, enforcement: Enforcement, process: Process, *, structured: bool) -> None:
-        self._ring, self._log, self._enforcement = ring, log, enforcement
+    def __init__(self, ring: Ring, enforcement: Enforcement, process: Process, *, structured: bool) -> None:
+        self._ring, self._log, self._enforcement = ring, process.log, enforcement
         self._structured = structured
         process.loop.watch(ring.fileno(), self.read)
         process.gauge("vpccni_policy_verdicts_lost", lambda: float(ring.lost()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ class Pod:
 
     def __init__(self, node: Node, number: int) -> None:
         self.name, self.number = f"pod-{number}", number
-        self.host_veth = f"eni{number:011x}"
+        self.host_veth = f"eni{hashlib.sha1(f'default.{self.name}'.encode()).hexdigest()[:11]}"
         self.address, self.gateway = f"10.9.{number}.2", f"10.9.{number}.1"
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
         node.wait_for_namespace(self._holder.pid, "net")
@@ -211,7 +212,11 @@ class Node:
         self.api("DELETE", f"{POLICY_ENDPOINTS}/{name}")
 
     def make_pod_object(self, pod: Pod, **labels: str) -> None:
-        body = {"metadata": {"name": pod.name, "labels": labels}, "spec": {"nodeName": "node-1", "containers": []}}
+        body = {
+            "metadata": {"name": pod.name, "labels": labels},
+            "spec": {"nodeName": "node-1", "containers": []},
+            "status": {"podIPs": [{"ip": pod.address}]},
+        }
         self.api("POST", "/api/v1/namespaces/default/pods", body)
 
     def kill_agent(self) -> None:

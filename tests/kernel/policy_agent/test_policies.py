@@ -154,14 +154,24 @@ def test_a_death_at_any_step_of_a_change_leaves_the_old_rules_or_the_new(api_nod
 def test_a_denied_packet_is_counted_and_told_with_the_rule_that_decides(node: Node) -> None:
     node.start_api()
     log = node.run_dir / "flows.log"
-    node.start_agent(VPCCNI_POLICY_AGENT_FLAGS=f"--enable-policy-event-logs --structured-flow-log --log-file={log}")
+    node.start_agent(
+        VPCCNI_AGENT_ENABLE_POLICY_EVENT_LOGS="true",
+        VPCCNI_AGENT_STRUCTURED_FLOW_LOG="true",
+        VPCCNI_LOG_FILE=str(log),
+        LOG_LEVEL_POLICY_AGENT="debug",
+    )
     pod, friend, stranger = pods_of(node, 3)
     node.put_policy("p", [pod], ingress=[rule(friend)])
     enforced(node, 1)
     assert not stranger.reaches(pod)
     assert friend.reaches(pod)
-    until(lambda: log.read_text().count("\n") >= 4, "the lines", within_s=5.0)
-    lines = [json.loads(text) for text in log.read_text().splitlines()]
+
+    def flows() -> list[dict[str, Any]]:
+        lines = [json.loads(text) for text in log.read_text().splitlines()]
+        return [one for one in lines if one["msg"] == "flow"]
+
+    until(lambda: len(flows()) >= 4, "the lines", within_s=5.0)
+    lines = flows()
     denied = [one for one in lines if one["verdict"] == "DENY"]
     assert [(one["level"], one["pod"], one["peer_pod"]) for one in denied] == [
         ("info", f"default/{pod.name}", f"default/{stranger.name}")
@@ -213,3 +223,26 @@ def test_what_was_changed_by_hand_is_put_right(api_node: Node) -> None:
     until(lambda: not friend.reaches(pod), "the repair", within_s=65.0)
     assert len(api_node.filters(friend, "egress")) == 1
     assert api_node.count("vpccni_policy_repairs", kind="element") == 1
+
+
+@pytest.mark.spec("policy.T-079", "policy.T-087")
+def test_pods_of_other_programs_are_judged_by_these_as_soon_as_their_rules_are_complete(node: Node) -> None:
+    """As after an upgrade whose layout differs: the filters are there, what they belong to is not this agent's."""
+    node.start_api()
+    node.start_agent()
+    pod, friend, stranger = pods_of(node, 3)
+    for one in (pod, friend, stranger):
+        node.make_pod_object(one)
+    node.put_policy("p", [pod], ingress=[rule(friend)])
+    enforced(node, 1)
+    node.kill_agent()
+    folder = node.run("find", "/sys/fs/bpf/vpccni", "-mindepth", "1", "-maxdepth", "1").strip()
+    node.run("mv", folder, "/sys/fs/bpf/vpccni/oldlayout")
+    before = node.filters(pod, "egress")[0]["options"]["prog"]["id"]
+    assert not stranger.reaches(pod), "the old programs judge"
+    node.start_agent()
+    until(lambda: node.count("vpccni_policy_adopted") == 3, "the take-over", within_s=ENFORCED_WITHIN_S)
+    assert node.filters(pod, "egress")[0]["options"]["prog"]["id"] != before
+    assert not stranger.reaches(pod)
+    assert friend.reaches(pod)
+    until(lambda: "oldlayout" not in node.run("ls", "/sys/fs/bpf/vpccni"), "the end of old pins", within_s=5.0)
