@@ -39,6 +39,8 @@ EC2_CALLS, EC2_ERRORS, TOKENS, DENIED = (
     "vpccni_ec2_denied",
 )
 LATENCY: Final = "awscni_aws_api_latency_ms"
+TIMED_SUFFIX: Final = "WithContext"
+"""What one action's latency label has behind its name (spec operations.md 2.4)."""
 
 
 @dataclass(slots=True)
@@ -360,7 +362,7 @@ def call_rows(counters: _Series, gauges: _Series) -> tuple[CallRow, ...]:
             else:
                 row.denied = bool(value)
         elif name in (f"{LATENCY}_sum", f"{LATENCY}_count") and told.get("api") != "GetMetadata":
-            row = rows.setdefault(told.get("api", ""), _Calls())
+            row = rows.setdefault(told.get("api", "").removesuffix(TIMED_SUFFIX), _Calls())
             row.took_ms += value if name.endswith("_sum") else 0
             row.timed += value if name.endswith("_count") else 0
     return tuple(

@@ -74,6 +74,7 @@ class Process(Vitals):
         self.detail: Callable[[], dict[str, Any]] = dict
         self.server = Server(self._context, self.loop, endpoint(run_dir, name, "rpc"), count=self._count_labels)
         self.publisher = Publisher(self._context, endpoint(run_dir, name, "events"), epoch=self.epoch)
+        self.gauge("vpccni_bus_waiting", lambda: float(self.server.waiting()))
         self._serve_common()
         self.loop.every(HEARTBEAT_S, self.heartbeat, name="heartbeat")
 

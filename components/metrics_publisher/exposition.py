@@ -46,6 +46,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "process_start_time_seconds": Family(GAUGE, "Start of this publisher in seconds since 1970"),
     "process_virtual_memory_bytes": Family(GAUGE, "Virtual memory of this publisher"),
     "process_virtual_memory_max_bytes": Family(GAUGE, "Virtual memory that this publisher may have; -1: no limit"),
+    "vpccni_addresses": Family(GAUGE, "Addresses of the pool by network card and state"),
+    "vpccni_enis": Family(GAUGE, "ENIs attached to the instance by network card, those not ours to use included"),
     "vpccni_source_up": Family(GAUGE, "1 while the process is heard and serves without a reason not to"),
     "vpccni_source_stale": Family(GAUGE, "1 when what is shown of the process is older than two heartbeats"),
     "vpccni_source_age_seconds": Family(GAUGE, "Seconds since the process was last heard"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from vpccni.components.metrics_publisher.sources import Series
 from vpccni.shared.messages.allocation import LedgerEntry
 from vpccni.shared.messages.inventory import Eni
-from vpccni.shared.node_view import Copies
+from vpccni.shared.node_view import Copies, EniMap
 
 Cidr = IPv4Network | IPv6Network
 
@@ -73,3 +74,16 @@ def _by_cidr(enis: list[Eni], entries: list[LedgerEntry]) -> dict[Series, float]
 def _cidr_of(address: str, prefixes: list[Cidr]) -> str:
     at = ip_address(address)
     return str(next((prefix for prefix in prefixes if at in prefix), ip_network(address)))
+
+
+def card_gauges(enis: Sequence[EniMap]) -> dict[Series, float]:
+    """Return ENIs and addresses by network card and state: the public scalars are sums over all cards (spec operations.md 17.13)."""
+    gauges: dict[Series, float] = {}
+    for eni in enis:
+        card = str(eni.card)
+        attached: Series = ("vpccni_enis", (("card", card),))
+        gauges[attached] = gauges.get(attached, 0.0) + 1
+        for state, count in eni.counts.items():
+            series: Series = ("vpccni_addresses", (("card", card), ("state", state)))
+            gauges[series] = gauges.get(series, 0.0) + count
+    return gauges

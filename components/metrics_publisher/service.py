@@ -10,7 +10,7 @@ import vpccni
 from vpccni.components.metrics_publisher import introspection, node_page
 from vpccni.components.metrics_publisher.exposition import merged, render
 from vpccni.components.metrics_publisher.own_process import process_series
-from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+from vpccni.components.metrics_publisher.pool import Picture, card_gauges, pool_gauges
 from vpccni.components.metrics_publisher.sources import Series, Source, stale
 from vpccni.shared import names
 from vpccni.shared.clock import wall_ns
@@ -123,7 +123,7 @@ class Service:
         now = self._process.loop.clock()
         self._process.count("vpccni_publisher_scrapes")
         self._sources[self._process.name].take(self._process.status(), now)
-        extra = self._build | pool_gauges(self._picture) | process_series()
+        extra = self._build | pool_gauges(self._picture) | card_gauges(self._view().enis) | process_series()
         counters, gauges = merged(list(self._sources.values()), extra, now)
         return Reply(render(counters, gauges), content_type=CONTENT_TYPE)
 

@@ -95,6 +95,10 @@ class Server:
         """Serve all waiting requests of a type together; the answers are in the order of the calls."""
         self._verbs[tag_of(kind)] = _Verb(limit, batch=handler)
 
+    def waiting(self) -> int:
+        """Return how many requests wait for their turn or are being worked on."""
+        return sum(len(verb.queue) + verb.running for verb in self._verbs.values())
+
     def close(self) -> None:
         self._loop.unwatch(self._socket)
         self._socket.close()
@@ -145,6 +149,7 @@ class Server:
         if call.key:
             self._in_work[call.key] = call
         verb.queue.append(call)
+        self._count("vpccni_bus_requests", {"message": tag})
 
     # -- serving
 

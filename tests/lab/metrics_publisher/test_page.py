@@ -65,6 +65,21 @@ def test_a_process_that_dies_is_seen_to_have_been_restarted(lab: Lab) -> None:
     until(lambda: tile.search(page(lab)), "the restart")
 
 
+@pytest.mark.spec("operations.17.18")
+def test_from_outside_the_node_the_metrics_alone_are_reachable(lab: Lab) -> None:
+    """Ports 8162 and 8163 are the policy agent's, as in the reference; introspection and health stay inside the node."""
+    pids = {str(pid) for pid in lab.nodes[0].pids().values()}
+    listening = set()
+    for line in lab.nodes[0].exec(["ss", "-Hltnp"]).stdout.splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        owners = set(re.findall(r"pid=(\d+)", line))
+        if owners & pids and not address.strip("[]").startswith(("127.", "::1", "::ffff:127.")):
+            listening.add(int(port))
+    assert {61678} <= listening <= {61678, 8162, 8163}
+    sockets = [line.split() for line in lab.nodes[0].exec(["ss", "-Hlxn"]).stdout.splitlines()]
+    assert any("netlink_programmer.rpc" in " ".join(row) for row in sockets)
+
+
 class Door:
     """A page at a port of this machine for a browser outside the node: the page as given, the events as the node tells them now.
 

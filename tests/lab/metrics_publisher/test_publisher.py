@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import vpccni
 from vpccni.shared.log import Log
 from vpccni.shared.messages.allocation import PoolState
 from vpccni.shared.process import Process
@@ -140,6 +142,30 @@ def test_counters_of_a_peer_are_shown_and_go_on_after_its_restart(publisher: Pub
     peer.stop()
     assert "awscni_add_ip_req_count 6" in publisher.page_with('vpccni_source_stale{process="ip_allocator"} 1')
     publisher.stop()
+
+
+@pytest.mark.spec("operations.17.9")
+def test_the_page_shows_the_release(publisher: Publisher) -> None:
+    """Frames of a plugin of another version: tests/kernel/netlink_programmer/test_frontdoor.py."""
+    publisher.start()
+    (line,) = [
+        one for one in publisher.page_with("awscni_build_info").splitlines() if one.startswith("awscni_build_info")
+    ]
+    assert f'version="{vpccni.__version__}"' in line
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", vpccni.__version__)
+
+
+@pytest.mark.spec("operations.17.17")
+def test_unknown_paths_are_answered_as_json_with_the_list(publisher: Publisher) -> None:
+    publisher.start()
+    until(lambda: "x" if Path(f"{publisher.folder}/introspection").is_socket() else "", "the introspection socket")
+    connection = UnixConnection(f"{publisher.folder}/introspection")
+    for path in ("/v1/pods", "/", "/no/such"):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert (response.status, response.getheader("Content-Type")) == (200, "application/json")
+        assert "/v1/enis" in json.loads(response.read())["AvailableCommands"]
+        connection.close()
 
 
 def test_only_metrics_is_routed_and_introspection_answers_everything(publisher: Publisher) -> None:

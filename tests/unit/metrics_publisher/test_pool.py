@@ -4,12 +4,14 @@ import json
 
 import msgspec
 import pytest
-from support.facts import an_eni, an_inventory
+from support.facts import an_eni, an_inventory, usable
 
 from vpccni.components.metrics_publisher.introspection import answer
-from vpccni.components.metrics_publisher.pool import Picture, pool_gauges
+from vpccni.components.metrics_publisher.pool import Picture, card_gauges, pool_gauges
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState
 from vpccni.shared.messages.base import PodRef, Sandbox
+from vpccni.shared.messages.inventory import CardLimit
+from vpccni.shared.node_view import view
 from vpccni.shared.settings import read
 
 
@@ -64,3 +66,30 @@ def test_an_ipv6_nodes_prefix_is_counted_and_shown_as_one_of_its_family(picture:
     assert shown["AvailableIPv4Cidrs"] == {}
     cidr = shown["IPv6Cidrs"]["2001:db8:0:100:1::/80"]
     assert (cidr["IsPrefix"], cidr["AddressFamily"], list(cidr["IPAddresses"])) == (True, "6", ["2001:db8:0:100:1::7"])
+
+
+@pytest.mark.spec("operations.17.13")
+def test_with_two_network_cards_the_scalars_are_sums_and_each_card_has_its_own_series() -> None:
+    enis = [
+        an_eni(0, ["10.0.0.5", "10.0.0.6"], eni_id="eni-a"),
+        an_eni(1, ["10.0.1.5"], eni_id="eni-b", card=1),
+        an_eni(2, [], eni_id="eni-c", card=1),
+    ]
+    entries = [
+        LedgerEntry(address, eni, Sandbox(f"c-{address}", "eth0"), PodRef("default", "web", "u"), 1)
+        for address, eni in (("10.0.0.5", "eni-a"), ("10.0.1.5", "eni-b"))
+    ]
+    picture = Picture(
+        inventory=an_inventory(*enis, cards=[CardLimit(0, 3), CardLimit(1, 2)]),
+        ledger=LedgerState(entries=entries, fenced=[]),
+        usable=usable(*enis),
+    )
+    gauges = pool_gauges(picture)
+    told = {name: value for (name, labels), value in gauges.items() if not labels}
+    assert (told["awscni_eni_max"], told["awscni_eni_allocated"]) == (5, 3)
+    assert (told["awscni_total_ip_addresses"], told["awscni_assigned_ip_addresses"]) == (3, 2)
+    cards = card_gauges(view(picture, {}, wall_ns=2, boot_s=0, cooldown_s=30).enis)
+    assert (cards[("vpccni_enis", (("card", "0"),))], cards[("vpccni_enis", (("card", "1"),))]) == (1, 2)
+    assert cards[("vpccni_addresses", (("card", "0"), ("state", "free")))] == 1
+    assert cards[("vpccni_addresses", (("card", "1"), ("state", "held")))] == 1
+    assert sum(value for (name, _), value in cards.items() if name == "vpccni_addresses") == 3
