@@ -131,7 +131,8 @@ def _call(row: CallRow, paint: Paint) -> str:
 
 def _pods(view: NodeView, paint: Paint) -> Iterator[str]:
     yield paint(
-        f"{f'{len(view.pods)} pods':<44}{'address':<18}{'host veth':<18}{'for':>13}{'in':>11}{'out':>11}", "dim"
+        f"{f'{len(view.pods)} pods':<44}{'address':<18}{'host veth':<18}{'for':>13}{'in':>11}{'out':>11}{'denied':>9}",
+        "dim",
     )
     yield from (_pod(row, paint) for row in view.pods)
     if view.omitted:
@@ -143,6 +144,9 @@ def _pod(row: PodRow, paint: Paint) -> str:
     return (
         f"{row.pod[:43]:<44}{row.address:<18}{veth}{duration(row.held_s):>13}"
         f"{_traffic(row.ingress_packets, row.ingress_bytes):>11}{_traffic(row.egress_packets, row.egress_bytes):>11}"
+        + paint(
+            f"{row.denied_packets if row.denied_packets >= 0 else '-':>9}", "bad" if row.denied_packets > 0 else "dim"
+        )
     )
 
 

@@ -128,6 +128,7 @@ class PodRow:
     ingress_bytes: int = -1
     egress_packets: int = -1
     egress_bytes: int = -1
+    denied_packets: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +327,7 @@ def _pod_row(entry: LedgerEntry, veth: str, counted: PolicyCounters | None, held
         ingress_bytes=counted.ingress_bytes,
         egress_packets=counted.egress_packets,
         egress_bytes=counted.egress_bytes,
+        denied_packets=counted.ingress_dropped_packets + counted.egress_dropped_packets,
     )
 
 

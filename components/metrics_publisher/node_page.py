@@ -179,7 +179,7 @@ def _cell(cell: Cell) -> str:
 def _pods(view: NodeView) -> str:
     rows = "".join(map(_pod, view.pods))
     left_out = f'<p class="dim">{view.omitted} more addresses are in use.</p>' if view.omitted else ""
-    head = "<tr><th>pod</th><th>address</th><th>ENI</th><th>host veth</th><th class=n>for</th><th class=n>in</th><th class=n>out</th></tr>"
+    head = "<tr><th>pod</th><th>address</th><th>ENI</th><th>host veth</th><th class=n>for</th><th class=n>in</th><th class=n>out</th><th class=n>denied</th></tr>"
     table = f'<div class="scroll"><table>{head}{rows}</table></div>' if rows else _nothing("No pod holds an address.")
     return f'<section id="pods"><h2>Pods <span class="dim">{len(view.pods)}</span></h2>{table}{left_out}</section>'
 
@@ -189,7 +189,8 @@ def _pod(row: PodRow) -> str:
     return (
         f"<tr><td>{escape(row.pod)}</td><td><code>{escape(row.address)}</code></td><td><code>{escape(row.eni_id)}</code></td>"
         f'<td>{veth}</td><td class="n">{duration(row.held_s)}</td><td class="n">{_traffic(row.ingress_packets, row.ingress_bytes)}</td>'
-        f'<td class="n">{_traffic(row.egress_packets, row.egress_bytes)}</td></tr>'
+        f'<td class="n">{_traffic(row.egress_packets, row.egress_bytes)}</td>'
+        f'<td class="n">{_denied(row.denied_packets)}</td></tr>'
     )
 
 
@@ -199,13 +200,20 @@ def _traffic(packets: int, count: int) -> str:
     )
 
 
+def _denied(packets: int) -> str:
+    if packets < 0:
+        return '<span class="dim">&ndash;</span>'
+    return f'<span class="bad">{packets} packets</span>' if packets else "0"
+
+
 def _policy(view: NodeView) -> str:
     if not view.policy:
         told = _nothing("The policy agent told nothing: policies are off, or it is away.")
     else:
         counted = sum(row.ingress_packets >= 0 for row in view.pods)
+        denied = sum(max(0, row.denied_packets) for row in view.pods)
         programs = ", ".join(map(str, view.programs)) or "none"
-        told = f"<p>{counted} of {len(view.pods)} pod interfaces are judged; programs {programs}, layout <code>{escape(view.policy)}</code>.</p>"
+        told = f"<p>{counted} of {len(view.pods)} pod interfaces are judged, {denied} packets were denied; programs {programs}, layout <code>{escape(view.policy)}</code>.</p>"
     return f'<section id="policies"><h2>Policies</h2>{told}</section>'
 
 

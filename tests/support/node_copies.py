@@ -76,7 +76,7 @@ def some_copies(pods: int = 3) -> Copies:
         for number, entry in enumerate(held)
         if number != 1
     ]
-    counted = [PolicyCounters(one.ifindex, one.host_veth, 5, 4096, 6, 3 << 20) for one in wirings]
+    counted = [PolicyCounters(one.ifindex, one.host_veth, 5, 4096, 6, 3 << 20, 2, 120, 7, 420) for one in wirings]
     return Copies(
         inventory=inventory,
         pool=PoolState(

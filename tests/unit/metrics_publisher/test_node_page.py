@@ -68,6 +68,8 @@ def test_the_page_is_whole_and_has_each_part() -> None:
         "DeleteNetworkInterface",
         "eni00000000002",
         "3.0 MiB",
+        "9 packets",
+        "18 packets were denied",
     ):
         assert words in read.text()
 

@@ -37,6 +37,7 @@ def test_a_pod_comes_with_its_veth_and_what_the_programs_counted() -> None:
     assert rows["10.0.16.2"].pod == "default/web-002"
     assert rows["10.0.16.2"].host_veth == "eni00000000002"
     assert (rows["10.0.16.2"].ingress_bytes, rows["10.0.16.2"].egress_packets) == (4096, 6)
+    assert (rows["10.0.16.2"].denied_packets, rows["10.0.16.1"].denied_packets) == (9, -1)
     assert rows["10.0.16.2"].held_s == pytest.approx(183)
     assert (rows["10.0.16.1"].host_veth, rows["10.0.16.1"].ingress_packets) == ("", -1)
 
