@@ -15,7 +15,7 @@ from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.endpoints import Endpoint
 from vpccni.components.policy_agent.layout import NO_RULE_SET, PodEntry
 from vpccni.components.policy_agent.policy import Policy, PolicyKey
-from vpccni.components.policy_agent.rule_maps import Mended
+from vpccni.components.policy_agent.rule_maps import Mended, RuleSetTooLarge
 from vpccni.components.policy_agent.selection import (
     Behind,
     PodFacts,
@@ -27,7 +27,7 @@ from vpccni.components.policy_agent.selection import (
 from vpccni.shared.errors import VpccniError
 from vpccni.shared.kube.objects import Key
 
-DROP_AFTER_S: Final = 5.0
+DROP_AFTER_S: Final = 2.0
 """A rule set stays this long after its last pod left it: packets that are being judged by it, and policies that flap."""
 
 
@@ -139,15 +139,17 @@ class Enforcement:
                     done.switched += 1
             except VpccniError as error:
                 done.failed[ifindex] = error
+        if any(isinstance(error, RuleSetTooLarge) for error in done.failed.values()):
+            self.tidy(after_s=0.0)  # room for the next try
         return done
 
-    def tidy(self) -> None:
+    def tidy(self, *, after_s: float = DROP_AFTER_S) -> None:
         """Take away the rule sets that no interface has had for a while."""
         maps = self._datapath.rule_maps
         unused = maps.numbers - set(self._current.values())
         now = self._clock()
         self._unused = {number: self._unused.get(number, now) for number in unused}
-        gone = {number for number, since in self._unused.items() if now - since >= DROP_AFTER_S}
+        gone = {number for number, since in self._unused.items() if now - since >= after_s}
         maps.drop(gone)
         for number in gone:
             self._numbered.pop(number, None)

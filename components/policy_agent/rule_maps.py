@@ -71,6 +71,9 @@ class RuleMaps:
         self._maps = maps
         self._stored: dict[int, Stored] = {}
         self._by_name: dict[int, int] = {}
+        self._places: set[int] = set()
+        self._address_tables: Counter[int] = Counter()
+        self._port_tables: Counter[int] = Counter()
         self._used: Counter[str] = Counter()
         self._take_over()
 
@@ -131,6 +134,9 @@ class RuleMaps:
             stored = self._stored.pop(number, None)
             if stored is not None:
                 self._by_name.pop(stored.name, None)
+                self._places.discard(number % layout.RULE_SETS_AT_MOST)
+                self._address_tables.subtract(stored.address_tables)
+                self._port_tables.subtract(stored.port_tables)
                 nothing = bytes(layout.RULE_SET.size)
                 libbpf.update(self._maps[layout.RULE_SETS.name], layout.rule_set_key(number), nothing)
 
@@ -178,14 +184,15 @@ class RuleMaps:
     def _keep(self, stored: Stored) -> None:
         self._stored[stored.number] = stored
         self._by_name[stored.name] = stored.number
+        self._places.add(stored.number % layout.RULE_SETS_AT_MOST)
+        self._address_tables.update(stored.address_tables)
+        self._port_tables.update(stored.port_tables)
 
     def _new_tables(self, rule_set: RuleSet) -> tuple[list[AddressTable], list[PortTable]]:
-        addresses = {table for stored in self._stored.values() for table in stored.address_tables}
-        ports = {table for stored in self._stored.values() for table in stored.port_tables}
         wanted = {side.addresses.name: side.addresses for side in rule_set.sides}
         return (
-            [table for name, table in wanted.items() if name and name not in addresses],
-            [table for name, table in rule_set.port_tables.items() if name not in ports],
+            [table for name, table in wanted.items() if name and not self._address_tables[name]],
+            [table for name, table in rule_set.port_tables.items() if not self._port_tables[name]],
         )
 
     def _check_room(self, rule_set: RuleSet, addresses: list[AddressTable], ports: list[PortTable]) -> None:
@@ -210,11 +217,12 @@ class RuleMaps:
         key = layout.NUMBER.pack(layout.OPTION_LAST_RULE_SET)
         options = self._maps[layout.OPTIONS.name]
         last = int.from_bytes(libbpf.lookup(options, key, 4) or b"", "little")
-        number = max([last, *self._stored]) + 1
-        taken = {one % layout.RULE_SETS_AT_MOST for one in self._stored}
-        if len(taken) >= layout.RULE_SETS_AT_MOST - 1:
-            raise RuleSetTooLarge("there are too many sets of policies on this node", why=f"{len(taken)} are in use")
-        while number % layout.RULE_SETS_AT_MOST in taken or number % layout.RULE_SETS_AT_MOST == 0:
+        if len(self._places) >= layout.RULE_SETS_AT_MOST - 1:
+            raise RuleSetTooLarge(
+                "there are too many sets of policies on this node", why=f"{len(self._places)} are in use"
+            )
+        number = last + 1
+        while number % layout.RULE_SETS_AT_MOST in self._places or number % layout.RULE_SETS_AT_MOST == 0:
             number += 1
         libbpf.update(options, key, layout.NUMBER.pack(number))  # before its use: it is spent whatever comes
         return number
