@@ -4,6 +4,6 @@ It runs once a cluster, off the nodes, and owns nothing: what it does not know a
 changes anything but its own lease. Of several replicas one collects and publishes (spec operations.md 4 and 17.1 to 17.8, 17.28).
 
 Core: `config` (flags and environment), `families` (what is forwarded under which name), `parse` (a pod's page), `aggregate` (sums and
-counters' deltas), `outbox` (what waits for CloudWatch), `lease` (who publishes), `republish` (the page of the sums).
+counters' deltas), `outbox` (what waits for CloudWatch), `republish` (the page of the sums).
 Adapters: `scrape` (pages through the API server), `cloudwatch`, `instance` (region and cluster id), `election` (the lease object).
 """

@@ -1,60 +1,46 @@
 """Adapter: the lease object by which several helpers agree that one publishes (spec operations.md 17.28).
 
-Where the role allows no leases (the original's does not) a helper publishes without asking, and says so: one replica then is all there
-may be, as with the original.
+Unlike a controller, which ends when it lost its lease, a helper stands again: it holds nothing that another could spoil. Where the role
+allows no leases (the original's does not) it publishes without asking, and says so: one replica then is all there may be, as with the
+original. It needs `get`, `create` and `patch` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
-from vpccni.components.metrics_helper.lease import DURATION_S, Record, Sighting, holds_until, may_take, sighted
-from vpccni.shared.kube import Kube, KubeRefused, Resource, Wire
+from vpccni.shared.clock import wall_ns
+from vpccni.shared.kube import Kube, KubeRefused
+from vpccni.shared.kube.election import Elector, Lease, LeaseWire, Move, lease_of, lease_spec, micro_time, released_spec
 from vpccni.shared.kube.errors import CONFLICT
+from vpccni.shared.kube.resources import LEASES
 
-LEASES: Final = Resource("coordination.k8s.io", "v1", "leases")
 NAME: Final = "cni-metrics-helper"
-ASK_WITHIN_S: Final = 2.5
+ASK_WITHIN_S: Final = 1.9
+"""Less than the time between two turns."""
 FORBIDDEN: Final = (401, 403, 405)
 TROUBLE: Final = "lease"
 
 
-class _Spec(msgspec.Struct, frozen=True, rename="camel"):
-    holder_identity: str | None = None
-    lease_duration_seconds: int | None = None
-    renew_time: str | None = None
-    lease_transitions: int | None = None
-
-
-class LeaseWire(Wire, frozen=True, rename="camel"):
-    """A lease as far as it is read."""
-
-    spec: _Spec = _Spec()
-
-
 class Election:
-    """One candidate. `turn` every few seconds; `is_leader` at any moment."""
+    """One candidate. `turn` every `RETRY_S`; `is_leader` at any moment."""
 
     def __init__(self, kube: Kube, namespace: str, me: str) -> None:
         self._kube, self._namespace, self._me = kube, namespace, me
-        self._sighting: Sighting | None = None
-        self._until = 0.0
-        self._alone = False
+        self._elector = Elector(me)
+        self._alone = self._turning = False
 
     def is_leader(self) -> bool:
         """Return whether this one may publish now."""
-        return self._alone or self._kube.loop.clock() < self._until
+        return self._alone or self._elector.leads(self._kube.loop.clock())
 
     async def turn(self) -> None:
-        """Renew, take, or look at the lease. What the API refuses is told as health, never raised."""
-        asked_at = self._kube.loop.clock()
+        """Renew, take, or look at the lease. What the API refuses is told as health, never raised. One turn at a time."""
+        if self._turning:
+            return
+        self._turning = True
         try:
-            if await self._take(asked_at):
-                self._until = holds_until(asked_at)
+            await self._stand()
             self._alone = False
             self._kube.healthy(TROUBLE)
         except KubeRefused as error:
@@ -65,56 +51,44 @@ class Election:
                 "this replica publishes without one: run no second" if self._alone else "no replica takes over"
             )
             self._kube.degraded(TROUBLE, f"the lease cannot be used, {consequence}. {error}")
+        finally:
+            self._turning = False
 
     async def give_up(self) -> None:
-        """Free the lease at the end, so that another need not wait for its duration."""
+        """Free the lease at the end, so that another need not wait for its duration. Raises KubeRefused."""
         if self._alone or not self.is_leader():
             return
-        self._until = 0.0
-        found = await self._kube.get(LEASES, LeaseWire, name=NAME, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
-        if found is not None and found.spec.holder_identity == self._me:
-            body = {"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": {"holderIdentity": ""}}
-            await self._kube.patch(LEASES, body, name=NAME, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
+        self._elector.released()
+        lease = await self._read()
+        if lease is not None and lease.holder == self._me:
+            await self._change(released_spec(lease.transitions, now=micro_time(wall_ns())), lease)
 
-    async def _take(self, now: float) -> bool:
+    async def _stand(self) -> None:
+        now = self._kube.loop.clock()
+        if self._elector.has_lost(now):
+            self._elector = Elector(self._me)
+        lease = await self._read()
+        move = self._elector.seen(lease, self._kube.loop.clock())
+        if move is Move.WAIT:
+            return
+        spec = lease_spec(move, self._me, lease, now=micro_time(wall_ns()))
+        if lease is None:
+            body = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": NAME, "namespace": self._namespace},
+                "spec": spec,
+            }
+            await self._kube.create(LEASES, body, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
+        else:
+            await self._change(spec, lease)
+        self._elector.written(now)
+
+    async def _read(self) -> Lease | None:
         found = await self._kube.get(LEASES, LeaseWire, name=NAME, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
-        if found is None:
-            await self._create()
-            return True
-        self._sighting = sighted(self._sighting, _record(found), now)
-        if not may_take(self._sighting, self._me, now):
-            return False
-        record = self._sighting.record
-        changed = record.holder != self._me
-        spec = {**self._renewal(), "leaseTransitions": record.transitions + int(changed)}
-        body = {
-            "metadata": {"resourceVersion": record.version},
-            "spec": {**spec, "acquireTime": spec["renewTime"]} if changed else spec,
-        }
+        return None if found is None else lease_of(found)
+
+    async def _change(self, spec: dict[str, object], lease: Lease) -> None:
+        """Change the lease as it was read: the API refuses (409) when somebody was faster."""
+        body = {"metadata": {"resourceVersion": lease.version}, "spec": spec}
         await self._kube.patch(LEASES, body, name=NAME, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
-        return True
-
-    async def _create(self) -> None:
-        renewal = self._renewal()
-        body = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": NAME, "namespace": self._namespace},
-            "spec": {**renewal, "acquireTime": renewal["renewTime"], "leaseTransitions": 0},
-        }
-        await self._kube.create(LEASES, body, namespace=self._namespace, timeout_s=ASK_WITHIN_S)
-
-    def _renewal(self) -> Mapping[str, object]:
-        now = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return {"holderIdentity": self._me, "leaseDurationSeconds": DURATION_S, "renewTime": now}
-
-
-def _record(found: LeaseWire) -> Record:
-    spec = found.spec
-    return Record(
-        holder=spec.holder_identity or "",
-        duration_s=spec.lease_duration_seconds or DURATION_S,
-        renewed=spec.renew_time or "",
-        transitions=spec.lease_transitions or 0,
-        version=found.metadata.resource_version,
-    )

@@ -22,7 +22,6 @@ from vpccni.components.metrics_helper.cloudwatch import CloudWatch
 from vpccni.components.metrics_helper.config import Config
 from vpccni.components.metrics_helper.election import Election
 from vpccni.components.metrics_helper.families import COUNTER, FORWARDED, SUMMARY
-from vpccni.components.metrics_helper.lease import RENEW_EVERY_S
 from vpccni.components.metrics_helper.outbox import BATCH, Datum, bounded
 from vpccni.components.metrics_helper.parse import Page
 from vpccni.components.metrics_helper.republish import page
@@ -31,6 +30,7 @@ from vpccni.shared.errors import CloudRefused, VpccniError
 from vpccni.shared.exposition import CONTENT_TYPE
 from vpccni.shared.http import NOT_FOUND, HttpServer, Reply
 from vpccni.shared.kube import PODS, Kube, Wire
+from vpccni.shared.kube.election import RETRY_S
 from vpccni.shared.log import Log
 from vpccni.shared.loop import Loop
 from vpccni.shared.signals import when_told_to_end
@@ -113,7 +113,7 @@ class Service:
         if config.use_prometheus:
             HttpServer(self._loop, config.bind_address, self._answer, self._listens).start()
         self._turn()
-        self._loop.every(RENEW_EVERY_S, self._turn, name="lease")
+        self._loop.every(RETRY_S, self._turn, name="lease")
         self._loop.every(config.interval_s, self._spawn_cycle, name="cycle")
         if self._cloudwatch is not None:
             self._loop.every(config.interval_s * PUSH_EVERY_CYCLES, self._spawn_push, name="push")
