@@ -214,7 +214,8 @@ def test_the_agent_has_its_programs_compiled_and_a_library_to_load_them(images: 
 
 def test_plugin_and_chain_are_where_they_are_installed_from(images: dict[str, Image]) -> None:
     init, programmer = images["vpccni-init"], images["vpccni-netlink-programmer"]
-    assert {path.name for path in (init.root / "init").iterdir()} == {*PLUGINS, "LICENSE"}
+    assert {path.name for path in (init.root / "init").iterdir()} == {*PLUGINS, "LICENSE", "aws-cni-support.sh"}
+    assert os.access(init.root / "init" / "aws-cni-support.sh", os.X_OK)
     for plugin in PLUGINS:
         done = subprocess.run(
             [init.root / "init" / plugin], env={"CNI_COMMAND": "VERSION"}, input=b"{}", capture_output=True, check=True
