@@ -36,7 +36,7 @@ from vpccni.components.netlink_programmer.survey import survey, unclaimed
 from vpccni.components.netlink_programmer.wired_pods import WiredPods
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
-from vpccni.shared.errors import CniFailure, KernelRefused
+from vpccni.shared.errors import CniFailure, KernelRefused, SettingsError
 from vpccni.shared.loop import Future
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
 from vpccni.shared.messages.base import Sandbox
@@ -288,19 +288,31 @@ class ProgrammerService:
 
         process = self._process
         target = Path(process.settings.host_conf_path) / conflist.NAME
-        address = self._enis.egress_address()
-        if not address and conflist.egress_wanted(process.settings):
-            process.log.warning("no egress for pods: the node has no address of that family")
-        versions = conflist.versions_in(process.raw)
-        data = conflist.render(process.settings, process.run_dir, versions, egress_address=address)
         try:
-            install.write_atomically(target, data, 0o644)
+            install.write_atomically(target, self._conflist(), 0o644)
         except OSError as error:
             process.degraded("conflist", f"{target} cannot be written: {error}")
+            return
+        except SettingsError as error:
+            process.degraded("conflist", error.line())
             return
         process.healthy("conflist")
         self._conflist_written = True
         process.log.info("conflist written", path=str(target))
+
+    def _conflist(self) -> bytes:
+        """Return the conflist: the operator's own with its placeholders filled, else ours. Raises SettingsError and OSError."""
+        from vpccni.cni import conflist, conflist_template
+
+        process = self._process
+        address = self._enis.egress_address()
+        if not address and conflist.egress_wanted(process.settings):
+            process.log.warning("no egress for pods: the node has no address of that family")
+        own = Path(process.raw.get(conflist_template.PLACE_VARIABLE) or conflist_template.PLACE)
+        if own.exists():
+            return conflist_template.fill(own.read_text(), process.settings, egress_address=address)
+        versions = conflist.versions_in(process.raw)
+        return conflist.render(process.settings, process.run_dir, versions, egress_address=address)
 
     def _on_ledger(self, ledger: LedgerState) -> None:
         self._ledger = {}
