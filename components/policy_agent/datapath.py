@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +22,18 @@ from typing import Final
 import msgspec
 
 from vpccni.components.policy_agent import layout, libbpf
+from vpccni.components.policy_agent.conntrack import OpenFlow
 from vpccni.components.policy_agent.filters import Filters
 from vpccni.components.policy_agent.layout import (
     COUNTERS,
     DIRECTION_EGRESS,
     DIRECTION_INGRESS,
     EXEMPT,
+    FLOWS,
     LAYOUT,
     MAPS,
     NAMES,
+    NO_RULE_SET,
     PODS,
     PROGRAM_MAPS,
     SWEPT,
@@ -108,6 +112,27 @@ class Datapath:
         entry = self.entry(ifindex)
         if entry is not None:
             libbpf.update(self._maps[PODS.name], pod_key(ifindex), replace(entry, rule_set=rule_set).packed())
+
+    def remember(self, ifindex: int, flows: Sequence[OpenFlow]) -> None:
+        """Put connections that are open already into an interface's table, to be judged by who began them.
+
+        Only for one without a rule set: the programs write nothing of it then.
+        """
+        slot = self._slots.get(ifindex)
+        if slot is None or not flows:
+            return
+        now = time.monotonic_ns()
+        libbpf.update_many(
+            self._maps[FLOWS.name],
+            [
+                (flow_key(ifindex, one), layout.FLOW.pack(now, NO_RULE_SET, 0, one.origin, layout.FLOW_ANSWERED))
+                for one in flows[: layout.FLOWS_A_POD]
+            ],
+        )
+        usage = libbpf.lookup(self._maps[USAGE_MAP.name], layout.NUMBER.pack(slot), USAGE_MAP.value_bytes) or b""
+        made, spared = layout.USAGE.unpack(usage)
+        value = layout.USAGE.pack(made + len(flows[: layout.FLOWS_A_POD]), spared)
+        libbpf.update(self._maps[USAGE_MAP.name], layout.NUMBER.pack(slot), value)
 
     def detach(self, ifindex: int) -> bool:
         """Forget an interface; return whether it was known. Its filters go with the link."""
@@ -272,6 +297,12 @@ class Datapath:
     @property
     def _counter_bytes(self) -> int:
         return COUNTERS.value_bytes * libbpf.possible_cpus()
+
+
+def flow_key(ifindex: int, flow: OpenFlow) -> bytes:
+    """Return the key of map `flows`."""
+    ports = (flow.local_port.to_bytes(2, "big"), flow.peer_port.to_bytes(2, "big"))
+    return layout.FLOW_KEY.pack(layout.address(flow.local), layout.address(flow.peer), ifindex, *ports, flow.protocol)
 
 
 def _padded(behind: Behind) -> bytes:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vpccni.components.policy_agent.compiler import RuleSet, compile_rule_set
+from vpccni.components.policy_agent.conntrack import OpenFlow, open_flows
 from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.endpoints import Endpoint
 from vpccni.components.policy_agent.layout import NO_RULE_SET, PodEntry
-from vpccni.components.policy_agent.policy import Policy, PolicyKey
+from vpccni.components.policy_agent.policy import Policy, PolicyKey, prefix
 from vpccni.components.policy_agent.rule_maps import Mended, RuleSetTooLarge
 from vpccni.components.policy_agent.selection import (
     Behind,
@@ -55,11 +56,28 @@ class _Compiled:
     rule_set: RuleSet
 
 
-class Enforcement:
-    """See the module. `clock`: seconds of boot time."""
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Connections that were open before a first policy, by the pod's address."""
 
-    def __init__(self, datapath: Datapath, *, clock: Callable[[], float]) -> None:
-        self._datapath, self._clock = datapath, clock
+    by_address: Mapping[str, list[OpenFlow]]
+
+    def of(self, behind: Behind) -> list[OpenFlow]:
+        """Return those of a pod."""
+        return [flow for address in behind.addresses for flow in self.by_address.get(address, ())]
+
+
+class Enforcement:
+    """See the module. `clock`: seconds of boot time; `tracked`: the open connections of addresses that are a pod's."""
+
+    def __init__(
+        self,
+        datapath: Datapath,
+        *,
+        clock: Callable[[], float],
+        tracked: Callable[[Callable[[int], bool]], list[OpenFlow]] = open_flows,
+    ) -> None:
+        self._datapath, self._clock, self._tracked = datapath, clock, tracked
         entries = datapath.entries()
         self.behind = {ifindex: found for ifindex in entries if (found := datapath.behind(ifindex)) is not None}
         self._current = {ifindex: entry.rule_set for ifindex, entry in entries.items()}
@@ -130,10 +148,14 @@ class Enforcement:
         done = Applied()
         if not self.knows:
             return done
+        remembered: Remembered | None = None
         for ifindex, behind in self.behind.items():
             try:
                 number = self._number(self.selecting(behind), strict=behind.strict)
                 if number != self._current[ifindex]:
+                    if self._current[ifindex] == NO_RULE_SET:
+                        remembered = remembered or self._open_flows()
+                        self._datapath.remember(ifindex, remembered.of(behind))
                     self._datapath.switch(ifindex, number)
                     self._current[ifindex] = number
                     done.switched += 1
@@ -142,6 +164,20 @@ class Enforcement:
         if any(isinstance(error, RuleSetTooLarge) for error in done.failed.values()):
             self.tidy(after_s=0.0)  # room for the next try
         return done
+
+    def _open_flows(self) -> Remembered:
+        """Return what conntrack knows of pods that no policy selected until now; asked once a pass (spec policy.md T-065)."""
+        addresses = {
+            prefix(address).value: address
+            for ifindex, behind in self.behind.items()
+            if self._current[ifindex] == NO_RULE_SET
+            for address in behind.addresses
+            if address
+        }
+        by_address: dict[str, list[OpenFlow]] = {}
+        for flow in self._tracked(addresses.__contains__):
+            by_address.setdefault(addresses[flow.local], []).append(flow)
+        return Remembered(by_address)
 
     def tidy(self, *, after_s: float = DROP_AFTER_S) -> None:
         """Take away the rule sets that no interface has had for a while."""
@@ -156,8 +192,8 @@ class Enforcement:
         self._compiled = {
             key: one for key, one in self._compiled.items() if maps.number_of(one.rule_set.name) is not None
         }
-        if gone and self._is_complete:
-            maps.mend(self._numbered)
+        if gone and self._is_complete and (maps.is_crowded or after_s == 0.0):
+            maps.mend(self._numbered)  # else the next audit does it: it walks all maps
 
     def audit(self) -> Mended:
         """Make entries and maps what they should be; return what was wrong in the maps of rules."""

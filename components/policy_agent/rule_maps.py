@@ -87,6 +87,11 @@ class RuleMaps:
         """Return elements in use and the most there can be, by map."""
         return {one.name: (self._used[one.name], one.entries_at_most) for one in _TABLES}
 
+    @property
+    def is_crowded(self) -> bool:
+        """Return whether a map is more than half full: what nobody needs should go soon."""
+        return any(2 * count > at_most for count, at_most in self.used.values())
+
     def number_of(self, name: int) -> int | None:
         """Return the number of a rule set that is there, by the name of its content."""
         return self._by_name.get(name)

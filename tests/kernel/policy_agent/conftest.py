@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,21 @@ class Pod:
         """Whether the node gets all answers of the pod to `count` packets."""
         command = ["ping", "-n", "-q", "-c", str(count), "-i", "0.01", "-W", "1", self.address]
         return subprocess.run(self._node.inside(*command), stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+    @contextmanager
+    def program(self, code: str, *, wait_s: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+        """Run a Python program in the pod, with pipes to it; `wait_s` after those before it began to listen."""
+        time.sleep(wait_s)
+        command = ["nsenter", "-t", str(self._holder.pid), "-n", sys.executable, "-c", code]
+        running = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        try:
+            yield running
+        finally:
+            running.kill()
+            with suppress(BrokenPipeError):
+                running.communicate(timeout=5)
 
     def reaches(self, other: Pod) -> bool:
         """Whether another pod answers this one."""

@@ -280,3 +280,44 @@ def test_the_time_from_an_event_to_110_pods_is_reported(
         f"event to 110 pods: p50 {statistics.median(times):.1f} ms, worst {max(times):.1f} ms; agent {pss / 1024:.1f} MB PSS"
     )
     print(api_node.status().detail)
+
+
+@pytest.mark.spec("policy.T-063", "policy.T-065")
+def test_connections_from_before_the_first_policy_are_judged_by_who_began_them(api_node: Node) -> None:
+    api_node.run("nft", "add", "table", "ip", "track")
+    api_node.run("nft", "add chain ip track seen { type filter hook forward priority 0; }")
+    api_node.run("nft", "add rule ip track seen ct state new counter")  # as kube-proxy's rules do on a node
+    caller, called = pods_of(api_node, 2)
+    serve = (
+        "import socket, time\n"
+        "peer, _ = socket.create_server(('', 8080)).accept()\n"
+        "while True:\n"
+        "    peer.sendall(b'x'); time.sleep(0.05)\n"
+    )
+    listen = (
+        "import socket, time\n"
+        f"peer = socket.create_connection(({called.address!r}, 8080), timeout=3)\n"
+        "while peer.recv(1):\n"
+        "    print(time.monotonic(), flush=True)\n"
+    )
+    with called.program(serve), caller.program(listen, wait_s=0.5) as stream:
+
+        def goes_on() -> bool:
+            """Whether what was sent a second from now, by the called alone, arrives."""
+            assert stream.stdout is not None
+            until_s = time.monotonic() + 1.0
+            while line := stream.stdout.readline():
+                if float(line) > until_s:
+                    return True
+            return False
+
+        assert goes_on()
+        api_node.put_policy("in", [caller], ingress=[])
+        enforced(api_node, 1)
+        assert goes_on(), "the caller began it, and may go on to"
+        api_node.put_policy("out", [called], egress=[])
+        enforced(api_node, 2)
+        assert goes_on(), "the called was called"
+        api_node.put_policy("in", [caller], ingress=[], egress=[])
+        enforced(api_node, 3)
+        assert not goes_on(), "the caller may not call any more"
