@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from vpccni.components.eni_manager.hindrance import DENIALS, NO_ANSWER, THROTTLED, cause_of
+from vpccni.components.eni_manager.latency import QUANTILE, Recent
 from vpccni.components.eni_manager.manners import Manners
 from vpccni.shared.errors import CloudRefused
 from vpccni.shared.process import Process
@@ -28,6 +29,7 @@ class Cloud:
         self._manners = Manners()
         self._known: set[str] = set()
         self._denied: set[str] = set()
+        self._recent: dict[tuple[str, str, str], Recent] = {}
 
     async def call(self, api: str, work: Callable[[], T], *, routine: bool = False) -> T:
         """Run one EC2 action and return its result; raise `CloudRefused`. `routine`: nobody waits for an address because of it."""
@@ -85,4 +87,15 @@ class Cloud:
         timed = TIMED_AS.get(api, api)
         self._process.count("awscni_aws_api_latency_ms_sum", ms, api=timed, error=failed, status=status)
         self._process.count("awscni_aws_api_latency_ms_count", 1, api=timed, error=failed, status=status)
+        self._recent_of(timed, failed, status).add(ms, self._process.loop.clock())
         self._process.log.debug("ec2 answered", api=api, code=status, ms=round(ms, 1))
+
+    def _recent_of(self, api: str, failed: str, status: str) -> Recent:
+        """Return the latest calls of a kind; the first one makes its quantile part of the public summary (spec operations.md 17.4)."""
+        key = (api, failed, status)
+        if key not in self._recent:
+            recent, clock = Recent(), self._process.loop.clock
+            self._recent[key] = recent
+            labels = {"api": api, "error": failed, "status": status, "quantile": f"{QUANTILE:g}"}
+            self._process.gauge("awscni_aws_api_latency_ms", lambda: recent.p99(clock()), **labels)
+        return self._recent[key]

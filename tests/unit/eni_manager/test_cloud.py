@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,13 +21,14 @@ class Counting:
     def __init__(self) -> None:
         self.loop = Loop()
         self.log = Log("eni_manager", level="error")
+        self.gauges: dict[tuple[str, tuple[tuple[str, str], ...]], Callable[[], float]] = {}
         self.counted: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
 
     def count(self, name: str, value: float = 1, **labels: str) -> None:
         self.counted[(name, tuple(sorted(labels.items())))] += 1 if name.endswith("_sum") else int(value)
 
     def gauge(self, name: str, value: Callable[[], float], **labels: str) -> None:
-        assert value() >= 0
+        self.gauges[(name, tuple(sorted(labels.items())))] = value
 
     def series(self, name: str) -> set[tuple[tuple[str, str], ...]]:
         return {labels for one, labels in self.counted if one == name}
@@ -83,3 +85,14 @@ def test_the_labels_of_a_call_are_those_that_dashboards_know(
     assert process.series("awscni_ec2api_req_count") == process.series("awscni_ec2api_error_count") == {(("fn", api),)}
     assert process.counted[("awscni_ec2api_req_count", (("fn", api),))] == 2, "each call counts, the failed one too"
     assert process.series("awscni_aws_api_error_count") == {(("api", api), ("error", "RequestLimitExceeded"))}
+
+
+@pytest.mark.spec("operations.17.4")
+def test_the_summary_tells_its_quantile_and_is_one_family_on_the_page(process: Counting, cloud: Cloud) -> None:
+    def slow() -> None:
+        time.sleep(0.05)
+
+    for work in (slow, lambda: None, lambda: None):
+        process.loop.run_until(process.loop.spawn(cloud.call("DescribeInstances", work), name="call"), timeout_s=5)
+    labels = (("api", "DescribeInstances"), ("error", "false"), ("quantile", "0.99"), ("status", "200"))
+    assert 50 <= process.gauges[("awscni_aws_api_latency_ms", labels)]() < 500

@@ -90,3 +90,16 @@ def test_a_histogram_is_one_family_with_its_buckets_in_order() -> None:
     ]
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families[name].type == "histogram"
+
+
+def test_a_quantile_belongs_to_its_summary() -> None:
+    name, labels = "awscni_aws_api_latency_ms", {"api": "DescribeInstances", "error": "false", "status": "200"}
+    sums = [Counter(f"{name}_sum", 12.5, labels), Counter(f"{name}_count", 2, labels)]
+    quantiles = [
+        Gauge(name, 9.5, {**labels, "quantile": "0.99"}),
+        Gauge(name, float("nan"), {"api": "x", "quantile": "0.99"}),
+    ]
+    text = render(*merged([source("eni_manager", sums, quantiles)], {}, 6.0))
+    (family,) = [one for one in text_string_to_metric_families(text) if one.name == name]
+    assert (family.type, len(family.samples)) == ("summary", 4)
+    assert text.count(f"# TYPE {name} summary") == 1
