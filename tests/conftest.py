@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("machine", parent=settings(), deadline=None)
+settings.load_profile("machine")
+"""Examples have no deadline: how long one takes is the machine's doing, and benches measure it."""
 
 ROW = re.compile(r"^(ipam|dataplane|policy|operations|branch-eni|rpc|env)\.[A-Za-z0-9.\-]+$")
 CHAPTERS = {

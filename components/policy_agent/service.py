@@ -282,7 +282,7 @@ class Service:
                 continue
             self._names[found.ifindex] = found.link
             self._process.count("vpccni_policy_adopted", 1)
-            self._process.log.info("pod taken over", pod=str(pod), link=found.link)
+            self._process.log.info("pod taken over", pod=str(pod), host_veth=found.link)
         if not self._datapath.left_behind():
             self._datapath.forget_others()
 

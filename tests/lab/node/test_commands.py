@@ -7,15 +7,19 @@ import sys
 import time
 from typing import Any
 
+from tests.support.waiting import until
+
 
 def run(node: Any, *words: str, check: bool = True) -> Any:
     return node.node.exec([sys.executable, "-m", "vpccni", *words], check=check)
 
 
 def test_status_names_all_processes_and_their_state(node: Any) -> None:
-    document = json.loads(run(node, "status", "--json").stdout)
-    assert {answer["state"] for answer in document.values()} == {"serving"}
-    assert {name: answer["pid"] for name, answer in document.items()} == node.node.pids()
+    def document() -> Any:
+        return json.loads(run(node, "status", "--json").stdout)
+
+    until(lambda: {answer["state"] for answer in document().values()} == {"serving"}, document, within_s=30)
+    assert {name: answer["pid"] for name, answer in document().items()} == node.node.pids()
 
 
 def test_a_log_level_changes_for_a_while_and_returns_by_itself(node: Any) -> None:
