@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
+from images.image import BUILD_WITHIN_S, SIZE_MB, Image
 
-ROOT = Path(__file__).parents[2]
-BUILD_WITHIN_S = 1200
-RUN_WITHIN_S = 60
 SHELLS = {"sh", "bash", "dash", "busybox"}
 TOOLS = {
     "gcc",
@@ -35,18 +28,6 @@ TOOLS = {
     "curl",
     "wget",
 }
-SIZE_MB = {
-    "vpccni-eni-manager": 95,
-    "vpccni-ip-allocator": 95,
-    "vpccni-metrics-publisher": 95,
-    "vpccni-netlink-programmer": 100,
-    "vpccni-policy-agent": 97,
-    "vpccni-init": 170,
-    "amazon-k8s-cni": 100,
-    "cni-metrics-helper": 95,
-    "vpccni-policy-controller": 95,
-}
-"""Each with the common layer, which a node stores once."""
 PROCESSES = {
     "vpccni-eni-manager": "eni_manager",
     "vpccni-ip-allocator": "ip_allocator",
@@ -59,72 +40,6 @@ PLUGINS = """bandwidth bridge dhcp dummy firewall host-device host-local ipvlan 
     tuning vlan vrf""".split()
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(BUILD_WITHIN_S + 120)]
-
-
-@dataclass(frozen=True)
-class Image:
-    """A container made of an image, with its root mounted and the image's configuration."""
-
-    container: str
-    root: Path
-    config: dict[str, Any]
-
-    def run(self, *command: str) -> str:
-        argv = ["buildah", "run", "--isolation=chroot", self.container, "--", *command]
-        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=RUN_WITHIN_S).stdout
-
-    @property
-    def env(self) -> dict[str, str]:
-        return dict(entry.partition("=")[::2] for entry in self.config["Env"])
-
-    def programs(self) -> set[str]:
-        folders = [self.root / name for name in ("usr/bin", "usr/sbin", "app", "init")]
-        return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def images() -> Iterator[dict[str, Image]]:
-    """Every image; left out where this machine cannot build them, and nothing of them is left afterwards but the images."""
-    for program in ("buildah", "mmdebstrap", "go"):
-        if subprocess.run(["which", program], capture_output=True, check=False).returncode != 0:
-            pytest.skip(f"{program} is not on this machine: `make images` installs or names it")
-    tag = f"test-{os.getpid()}"
-    command = ["make", "-C", str(ROOT), "images", f"PYTHON={sys.executable}"]
-    built = subprocess.run(
-        command,
-        env={**os.environ, "VPCCNI_IMAGE_TAG": tag},
-        capture_output=True,
-        text=True,
-        timeout=BUILD_WITHIN_S,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr[-3000:]
-    made = {name: _mounted(f"localhost/{name}:{tag}") for name in SIZE_MB}
-    try:
-        yield made
-    finally:
-        for image in made.values():
-            subprocess.run(["buildah", "rm", image.container], check=True, capture_output=True)
-        listed = json.loads(_buildah("images", "--json"))
-        subprocess.run(
-            [
-                "buildah",
-                "rmi",
-                *(name for image in listed for name in image.get("names") or [] if name.endswith(f":{tag}")),
-            ],
-            check=True,
-            capture_output=True,
-        )
-
-
-def _mounted(name: str) -> Image:
-    container = _buildah("from", "--pull-never", name)
-    config = json.loads(_buildah("inspect", "--type=image", name))["OCIv1"]["config"]
-    return Image(container, Path(_buildah("mount", container)), config)
-
-
-def _buildah(*arguments: str) -> str:
-    return subprocess.run(["buildah", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_no_image_has_a_shell_a_compiler_or_a_package_manager(images: dict[str, Image]) -> None:

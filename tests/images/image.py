@@ -1,0 +1,56 @@
+"""What the tests of the images share: a container made of one, and how large each may be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BUILD_WITHIN_S = 1200
+RUN_WITHIN_S = 60
+SIZE_MB = {
+    "vpccni-eni-manager": 95,
+    "vpccni-ip-allocator": 95,
+    "vpccni-metrics-publisher": 95,
+    "vpccni-netlink-programmer": 100,
+    "vpccni-policy-agent": 97,
+    "vpccni-init": 170,
+    "amazon-k8s-cni": 100,
+    "cni-metrics-helper": 95,
+    "vpccni-policy-controller": 95,
+}
+"""Each with the common layer, which a node stores once."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container made of an image, with its root mounted and the image's configuration."""
+
+    container: str
+    root: Path
+    config: dict[str, Any]
+
+    def run(self, *command: str) -> str:
+        argv = ["buildah", "run", "--isolation=chroot", self.container, "--", *command]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=RUN_WITHIN_S).stdout
+
+    @property
+    def env(self) -> dict[str, str]:
+        return dict(entry.partition("=")[::2] for entry in self.config["Env"])
+
+    def programs(self) -> set[str]:
+        folders = [self.root / name for name in ("usr/bin", "usr/sbin", "app", "init")]
+        return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+
+def mounted(name: str) -> Image:
+    container = buildah("from", "--pull-never", name)
+    config = json.loads(buildah("inspect", "--type=image", name))["OCIv1"]["config"]
+    return Image(container, Path(buildah("mount", container)), config)
+
+
+def buildah(*arguments: str) -> str:
+    return subprocess.run(["buildah", *arguments], check=True, capture_output=True, text=True).stdout.strip()
