@@ -35,11 +35,12 @@ def main(argv: list[str]) -> int:
     node = process.settings.node_name
     service = Service(
         process,
-        mode="" if flags.enabled is False else process.settings.network_policy_mode,
+        mode=process.settings.network_policy_mode,
         prepare=lambda: compile_ahead(source),
         load=lambda: Datapath(bpffs, compiled_programs(source), Filters()),
         know=lambda hosts, changed: Knowledge(Kube.of(process), node, hosts=hosts, changed=changed),
         flow_log=(lambda *of: flow_log(process, flags, *of)) if flags.event_logs else None,
+        switched_off=flags.enabled is False,
     )
     service.start()
     return process.run()

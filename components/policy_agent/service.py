@@ -92,8 +92,10 @@ class Service:
         load: Callable[[], Datapath],
         know: Callable[[frozenset[str], Callable[[Sequence[Change[Endpoint]]], None]], Knowledge],
         flow_log: Callable[[Datapath, Enforcement], FlowLog] | None = None,
+        switched_off: bool = False,
     ) -> None:
         self._process = process
+        self._switched_off = switched_off
         self._mode = mode.lower()
         self._prepare, self._load, self._know, self._flow_log = prepare, load, know, flow_log
         self._datapath: Datapath | None = None
@@ -116,7 +118,7 @@ class Service:
         self._process.handle(Detach, self._on_detach)
         self._process.handle(Attach, self._on_attach)
         self._process.handle(GetVerdict, self._on_get_verdict)
-        if self._mode in OFF:
+        if self._switched_off or self._mode in OFF:
             self._process.detail = lambda: {"policy": "off"}
             self._process.log.info("policy is off", value=self._mode)
             self._process.serving()
@@ -306,6 +308,8 @@ class Service:
     # -- requests
 
     async def _on_attach(self, ask: Attach, call: Call) -> Message:
+        if self._switched_off:  # the programmer asks all the same: its mode is aws-node's (spec env.md 8)
+            return Attached(sandbox=ask.sandbox)
         mode = self._mode_of(ask)
         await self._loaded
         assert self._datapath is not None
