@@ -10,9 +10,9 @@ of external services (spec dataplane.md 2.1, 11.1, 11.3, 11.5, 13.1, 13.2). Ever
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, TypeVar
 
 from vpccni.components.netlink_programmer.facts import (
     DEFAULT,
@@ -33,6 +33,8 @@ from vpccni.components.netlink_programmer.facts import (
 )
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 PRIORITY_IN_POD: Final = 1  # spec dataplane.md 2.1, like the next five
 PRIORITY_TO_POD: Final = 512
 PRIORITY_MARK: Final = 1024
@@ -138,11 +140,54 @@ def link_by_mac(links: Mapping[int, Link], mac: str) -> Link | None:
 
 def wanted(situation: Situation, links: Mapping[int, Link]) -> Wanted:
     """Return what should be there, given the links that are."""
-    alive = {pod.address for pod in situation.pods}
-    want = Wanted(gone=situation.gone, orphans=situation.orphans - alive)
+    want = _want_node(situation, links)
     for pod in situation.pods:
         if pod.ifindex in links:
             _want_pod(want, pod)
+    return want
+
+
+class Picture:
+    """What is wanted, followed from one situation to the next: a pod that comes or goes costs no look at the others."""
+
+    def __init__(self) -> None:
+        self._want = Wanted()
+        self._node: tuple[Situation, Mapping[int, Link]] | None = None
+        self._pods: frozenset[PodWant] = frozenset()
+
+    def of(self, situation: Situation, links: Mapping[int, Link]) -> Wanted:
+        """Return what should be there, the links of all pods taken for granted. The next call may change what this one returned."""
+        node, pods = (replace(situation, pods=()), links), frozenset(situation.pods)
+        apart = _are_apart(situation.pods)
+        if node != self._node or not apart:
+            self._want = _want_node(situation, links)
+            for pod in situation.pods:
+                _want_pod(self._want, pod)
+            self._node = node if apart else None
+        else:
+            for pod in self._pods - pods:
+                _want_no_more(self._want, pod)
+            for pod in pods - self._pods:
+                _want_pod(self._want, pod)
+            self._want.orphans = _orphans(situation)
+        self._pods = pods
+        return self._want
+
+
+def _are_apart(pods: Collection[PodWant]) -> bool:
+    """Whether no two pods claim one address or one link; while a deletion is under way they may."""
+    return all(
+        len(keys) == len(pods)
+        for keys in ({pod.address for pod in pods}, {pod.ifindex for pod in pods}, {pod.host_veth for pod in pods})
+    )
+
+
+def _orphans(situation: Situation) -> frozenset[str]:
+    return situation.orphans - {pod.address for pod in situation.pods} if situation.orphans else frozenset()
+
+
+def _want_node(situation: Situation, links: Mapping[int, Link]) -> Wanted:
+    want = Wanted(gone=situation.gone, orphans=_orphans(situation))
     if situation.primary_mac:
         family, mark = (IPV6 if situation.ipv6 else IPV4), situation.connmark
         want.mark = Rule(PRIORITY_MARK, MAIN_TABLE, fwmark=mark, fwmask=mark, family=family)
@@ -177,6 +222,22 @@ def _want_pod(want: Wanted, pod: PodWant) -> None:
         want.rules[Rule(PRIORITY_FROM_POD, pod.table, src=prefix, family=family)] = pod.owner
     for name, value in HOST_VETH_SETTINGS:
         want.settings[Setting(f"ipv6/conf/{pod.host_veth}/{name}", value)] = pod.owner
+
+
+def _want_no_more(want: Wanted, pod: PodWant) -> None:
+    """Undo `_want_pod`."""
+    gone = Wanted()
+    _want_pod(gone, pod)
+    _take_out(want.pods, gone.pods)
+    _take_out(want.links, gone.links)
+    _take_out(want.routes, gone.routes)
+    _take_out(want.rules, gone.rules)
+    _take_out(want.settings, gone.settings)
+
+
+def _take_out(held: dict[_Key, _Value], gone: Iterable[_Key]) -> None:
+    for key in gone:
+        del held[key]
 
 
 def _external(cidr: str) -> Rule:

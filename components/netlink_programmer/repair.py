@@ -21,7 +21,7 @@ from vpccni.components.netlink_programmer.apply import KIND, Applier
 from vpccni.components.netlink_programmer.facts import Link, Seen
 from vpccni.components.netlink_programmer.hearing import Hearing
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
-from vpccni.components.netlink_programmer.node_plan import PodWant, Situation, Step, Wanted, plan, wanted
+from vpccni.components.netlink_programmer.node_plan import Picture, PodWant, Situation, Step, Wanted, plan, wanted
 from vpccni.shared.errors import KernelRefused
 from vpccni.shared.loop import Future
 from vpccni.shared.process import Process
@@ -54,6 +54,7 @@ class Repairer:
     def __init__(self, process: Process, situation: Callable[[], Situation]) -> None:
         self._process = process
         self._situation = situation
+        self._picture = Picture()
         self._want: Wanted | None = None
         self._links: dict[int, Link] = {}
         self._busy: Future[None] | None = None
@@ -78,8 +79,7 @@ class Repairer:
     def wanted(self) -> Wanted:
         """Return what is wanted now, by the links that were seen last and those of the wired pods."""
         if self._want is None:
-            situation = self._situation()
-            self._want = wanted(situation, {**{pod.ifindex: _stand_in(pod) for pod in situation.pods}, **self._links})
+            self._want = self._picture.of(self._situation(), self._links)
         return self._want
 
     def is_up(self, ifindex: int) -> bool:
@@ -181,8 +181,3 @@ class Repairer:
             return
         if outcome.refused:
             self.on_trouble()
-
-
-def _stand_in(pod: PodWant) -> Link:
-    """A pod's link as far as it matters before it was looked at: that it is there."""
-    return Link(pod.ifindex, pod.host_veth, "", 0, True)

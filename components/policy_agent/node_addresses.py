@@ -1,7 +1,7 @@
 """The node's own addresses, told by the kernel: traffic between a pod and its node is never cut (spec policy.md 7, 8).
 
-All of them, of every ENI and both families (spec policy.md W-33); loopback and link-local ones meet no pod's filter. A change is
-notified, and read anew as a whole.
+All of them, of every ENI and both families (spec policy.md W-33); loopback and link-local ones meet no pod's filter, and those of
+new host veths are most of what is notified. Another change is read anew as a whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 ANSWER_WITHIN_S: Final = 2.0
 RECEIVE_BYTES: Final = 1 << 17
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_CHANGES: Final = (_RTM_NEWADDR, _RTM_DELADDR)
 _DUMP: Final = 0x300
 _IFADDRMSG: Final = struct.Struct("=BBBBI")
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -46,16 +47,25 @@ class NodeAddresses:
         """Return what becomes readable when an address came or went."""
         return self._hearing.fileno()
 
-    def drain(self) -> None:
-        """Take the notifications away: they say only that `read` has news. Lost ones (ENOBUFS) say it too."""
+    def close(self) -> None:
+        """Hear no more."""
+        self._asking.close()
+        self._hearing.close()
+
+    def has_news(self) -> bool:
+        """Take the notifications away; return whether `read` may differ from the last time. Lost ones (ENOBUFS) may have said so."""
+        news = False
         while True:
             try:
-                self._hearing.recv(RECEIVE_BYTES)
+                told = answers(self._hearing.recv(RECEIVE_BYTES))
             except BlockingIOError:
-                return
+                return news
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                news = True
+            else:
+                news = news or any(_is_the_nodes(_address(one.body)) for one in told if one.kind in _CHANGES)
 
     def read(self) -> frozenset[Address]:
         """Return all addresses of now. Raises KernelRefused."""
@@ -66,7 +76,7 @@ class NodeAddresses:
             while True:
                 for answer in answers(self._asking.recv(RECEIVE_BYTES)):
                     if answer.kind == NLMSG_DONE:
-                        return frozenset(one for one in found if not (one.is_loopback or one.is_link_local))
+                        return frozenset(filter(_is_the_nodes, found))
                     if answer.kind == NLMSG_ERROR:
                         raise OSError(-int.from_bytes(answer.body[:4], "little", signed=True), "the kernel refused")
                     if answer.kind == _RTM_NEWADDR:
@@ -81,6 +91,10 @@ def _socket(groups: int) -> socket.socket:
     one.settimeout(ANSWER_WITHIN_S)
     one.bind((0, groups))
     return one
+
+
+def _is_the_nodes(address: Address) -> bool:
+    return not (address.is_loopback or address.is_link_local)
 
 
 def _address(body: bytes) -> Address:

@@ -218,7 +218,8 @@ class Service:
     def _on_addresses(self) -> None:
         assert self._addresses is not None
         assert self._datapath is not None
-        self._addresses.drain()
+        if not self._addresses.has_news():
+            return
         local = self._addresses.read()
         self._be_local(self._datapath, local)
         if self._knowledge is not None:

@@ -23,6 +23,7 @@ from vpccni.components.netlink_programmer.facts import (
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 from vpccni.components.netlink_programmer.node_plan import (
     EniWant,
+    Picture,
     PodWant,
     Situation,
     Step,
@@ -253,6 +254,30 @@ def test_from_any_disorder_the_steps_lead_to_what_is_wanted_and_leave_the_foreig
 def test_no_step_concerns_what_is_foreign(case: tuple[Seen, tuple[Fact, ...]]) -> None:
     seen, _ = case
     assert not {step.what for step in plan(wanted(SITUATION, seen.links), seen)} & set(FOREIGN)
+
+
+PODS = st.builds(
+    PodWant,
+    st.sampled_from(["pod d/a", "pod d/b"]),
+    st.sampled_from(["10.0.97.30", "10.0.97.31", "10.0.97.32"]),
+    st.sampled_from([2, MAIN_TABLE]),
+    st.integers(20, 23),
+    st.sampled_from(["enia", "enib", "enic"]),
+)
+SITUATIONS = st.builds(
+    lambda situation, pods, orphans: replace(situation, pods=tuple(pods), orphans=orphans),
+    st.sampled_from([SITUATION, SITUATION, SITUATION, replace(SITUATION, enis=()), Situation()]),
+    st.lists(PODS, max_size=4, unique=True),
+    st.sampled_from([frozenset[str](), frozenset({"10.0.97.30", "10.0.97.40"})]),
+)
+
+
+@given(st.lists(SITUATIONS, max_size=12))
+def test_a_picture_that_is_followed_is_what_a_new_one_would_be(situations: list[Situation]) -> None:
+    picture = Picture()
+    for situation in situations:
+        taken_for_granted = {pod.ifindex: Link(pod.ifindex, pod.host_veth, "", 0, True) for pod in situation.pods}
+        assert picture.of(situation, LINKS) == wanted(situation, {**LINKS, **taken_for_granted})
 
 
 def test_a_settled_node_plans_nothing() -> None:
