@@ -1,13 +1,13 @@
 """Drives the plugin inside a node's namespaces as a container runtime does, and prints one JSON document a phase.
 
-    python -m vpccni.bench.drive pods --count N --at-once C [--chain] [--together] [--hold] [--announce]
+    python -m vpccni.bench.drive pods --count N --at-once C [--chain | --ours] [--prefix NAME] [--together] [--hold] [--announce]
     python -m vpccni.bench.drive parts --count N
     python -m vpccni.bench.drive gone --count N
 
-`pods`: each pod ADD then DEL, or with `--together` all ADDs and then all DELs; `--hold` prints a line when all are up and waits for
-the end of standard input before it deletes; `--announce` prints a line before the first ADD. `parts`: what an ADD is made of. `gone`: how
-long the interface outlives its DEL. Pods' namespaces live in a private mount namespace:
-nothing is left when this is killed.
+`pods`: each pod ADD then DEL, or with `--together` all ADDs and then all DELs, through `aws-cni` alone, `--ours` (egress-cni too) or the
+whole chain; `--prefix` begins their names; `--hold` prints a line when all are up and waits for the end of standard input before it
+deletes; `--announce` prints a line before the first ADD. `parts`: what an ADD is made of. `gone`: how long the interface outlives its DEL.
+Pods' namespaces live in a private mount namespace: nothing is left when this is killed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from vpccni.lab.namespaces import CLONE_NEWNS, MS_PRIVATE, MS_REC, make_netns, m
 BIN: Final = "/opt/cni/bin"
 CONFLIST: Final = Path("/etc/cni/net.d/10-aws.conflist")
 OWN: Final = "aws-cni"
+OURS: Final = frozenset({OWN, "egress-cni"})
 NOTHING: Final = Path("/dev/null")
 WARM_UP: Final = 3
 FAILURES_SHOWN: Final = 5
@@ -65,14 +66,15 @@ class Driver:
     """Makes jobs of pods and keeps what they took."""
 
     folder: Path
-    chain: bool
+    wants: Callable[[str], bool]
+    """Which plugins of the conflist are run, by their type."""
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         conf = json.loads(CONFLIST.read_text())
         base = {"cniVersion": conf["cniVersion"], "name": conf["name"]}
-        plugins = conf["plugins"] if self.chain else conf["plugins"][:1]
+        plugins = [one for one in conf["plugins"] if self.wants(one["type"])]
         self._confs = [
             {key: value for key, value in (plugin | base).items() if key != "capabilities"} for plugin in plugins
         ]
@@ -106,11 +108,11 @@ class Driver:
 
 def pods(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Drive pods through ADD and DEL; return the seconds of each."""
-    prefix = f"b{secrets.token_hex(3)}"
+    prefix = arguments.prefix or f"b{secrets.token_hex(3)}"
     made = [Pod(f"{prefix}-{number}") for number in range(arguments.count + WARM_UP)]
     for pod in made:
         make_netns(pod.name)
-    driver = Driver(folder, arguments.chain)
+    driver = Driver(folder, _wanted(arguments))
     try:
         run_all([driver.job(pod, "ADD", "DEL") for pod in made[:WARM_UP]], at_once=1)
         driver.forget()
@@ -131,6 +133,12 @@ def pods(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for pod in made:
             remove_netns(pod.name)
     return {**report, **driver.seconds, "failed": len(driver.failures), "failures": driver.failures[:FAILURES_SHOWN]}
+
+
+def _wanted(arguments: argparse.Namespace) -> Callable[[str], bool]:
+    if arguments.chain:
+        return lambda kind: True
+    return lambda kind: kind in (OURS if arguments.ours else {OWN})
 
 
 def baseline(arguments: argparse.Namespace, folder: Path) -> list[float]:
@@ -166,7 +174,7 @@ def parts(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def gone(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Time from the end of each DEL until the pod's interface no longer exists, one pod at a time."""
     made = [Pod(f"g{secrets.token_hex(3)}-{number}") for number in range(arguments.count)]
-    driver = Driver(folder, chain=False)
+    driver = Driver(folder, _wanted(arguments))
     spent: list[float] = []
     for pod in made:
         make_netns(pod.name)
@@ -203,7 +211,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("verb", choices=("pods", "parts", "gone"))
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=1)
-    for flag in ("--chain", "--together", "--hold", "--announce"):
+    parser.add_argument("--prefix", default="")
+    for flag in ("--chain", "--ours", "--together", "--hold", "--announce"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args(argv)
     verbs: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from vpccni.bench import ledger_scale, processes
+from vpccni.bench import ledger_scale, modes, processes, upkeep
 from vpccni.bench.rows import RATE_UNIT, Row, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.shared import names
@@ -53,6 +53,9 @@ MANY_POOL: Final[Mapping[str, str | None]] = {
 }  # fmt: skip
 TIMES: Final = 1.3
 """How much longer an ADD may take with 500 allocations than with a few."""
+RULES_TAKEN: Final = 10
+BACK_S: Final = 1.0
+FLOOD_S: Final = 5.0
 KILLS_AMONG_MANY: Final = 3
 LEDGER_ROUNDS: Final = 2000
 LEDGER_MS: Final = 1.0
@@ -73,10 +76,10 @@ class Size:
     idle_s: float = 60.0
     kills: int = 10
     churn: int = 5000
-    """Pods with names of their own that come and go, to see whether memory grows; 0: left out."""
+    """Pods with names of their own that come and go, to see whether memory grows and what is left."""
 
 
-QUICK: Final = Size(pods=40, burst=250, held=110, idle_s=10.0, kills=1, churn=0)
+QUICK: Final = Size(pods=40, burst=250, held=110, idle_s=10.0, kills=1, churn=1000)
 
 
 @dataclass
@@ -103,10 +106,12 @@ class Bench:
             self.chain(node)
             self.interface_gone(node)
             self.burst(node, "policy on", RATE_POLICY)
+            self.burst(node, "policy on", {}, at_once=2 * AT_ONCE)
             self.parts(node, policy_on)
             self.held(node)
             self.memory(node, "after all the pods above, none left", {})
             self.churn(node)
+            self.upkeep(node)
             self.kills(node)
             self.kills_under_adds(node)
         with self.lab("policy off, tmpfs", {**STEADY, **POLICY_OFF}) as node:
@@ -122,6 +127,9 @@ class Bench:
 
         with self.lab(f"{MANY_HELD} pods held", MANY_POOL, pool=MANY_HELD + self.size.pods) as node:
             self.among_many(node, policy_on["p50"])
+        for mode in modes.MODES:
+            self.say(f"lab: {mode.what}")
+            modes.measure(mode, self, pods=self.size.pods, at_once=AT_ONCE, told=self.told)
         self.calls()
         figures = percentiles(ledger_scale.seconds(LEDGER_ROUNDS))
         self.row("allocator alone: assign and release, 10,000 held", "ms", figures, {"p99": LEDGER_MS})
@@ -156,15 +164,20 @@ class Bench:
         for command in ("ADD", "DEL"):
             self.row(f"{command}, whole chain, {AT_ONCE} at once, policy on, tmpfs", "ms", percentiles(report[command]))
 
-    def burst(self, node: Node, what: str, budget: Mapping[str, float]) -> None:
+    def burst(self, node: Node, what: str, budget: Mapping[str, float], *, at_once: int = AT_ONCE) -> None:
         count = self.size.burst
-        report = self.drive(node, "pods", "--count", str(count), "--together", "--at-once", str(AT_ONCE))
+        report = self.drive(node, "pods", "--count", str(count), "--together", "--at-once", str(at_once))
         note = f"{report['failed']} failed"
         rate = {"value": len(report["ADD"]) / report["add_wall_s"]}
-        self.row(f"burst of {count} ADDs, {AT_ONCE} at once, {what}", RATE_UNIT, rate, budget, note)
+        self.row(f"burst of {count} ADDs, {at_once} at once, {what}", RATE_UNIT, rate, budget, note)
         for command in ("ADD", "DEL"):
-            self.row(f"{command}, aws-cni, {AT_ONCE} at once, {what}", "ms", percentiles(report[command]))
-        self.row(f"/bin/true, {AT_ONCE} at once, {what}", "ms", percentiles(report["true"]))
+            self.row(f"{command}, aws-cni, {at_once} at once, {what}", "ms", percentiles(report[command]))
+        self.row(f"/bin/true, {at_once} at once, {what}", "ms", percentiles(report["true"]))
+
+    def told(self, what: str, seconds: Mapping[str, Sequence[float]]) -> None:
+        """Take what pods of another kind of network took."""
+        for command in ("ADD", "DEL"):
+            self.row(f"{command}, our plugins, {what}", "ms", percentiles(seconds[command]))
 
     def parts(self, node: Node, add: Mapping[str, float]) -> None:
         report = self.drive(node, "parts", "--count", str(self.size.pods))
@@ -187,14 +200,32 @@ class Bench:
 
     def churn(self, node: Node) -> None:
         """Thousands of pods with names of their own: the processes must not grow."""
-        if not self.size.churn:
-            return
         before = sum(one.pss for one in processes.memory(node).values())
         for _ in range(self.size.churn // CHURN_AT_A_TIME):
             self.drive(node, "pods", "--count", str(CHURN_AT_A_TIME), "--together", "--at-once", str(AT_ONCE))
         after = sum(one.pss for one in processes.memory(node).values())
         what = f"growth of memory (PSS) over {self.size.churn} pods, all processes"
         self.row(what, "MB", {"value": after - before}, {"value": GROWTH_MB}, f"from {before:.0f} MB")
+        time.sleep(SETTLE_S)
+        left = upkeep.left_over(node)
+        self.row(f"links, rules and routes that {self.size.churn} pods left", "", {"value": len(left)}, {"value": 0})
+        self.failures += left
+
+    def upkeep(self, node: Node) -> None:
+        """What keeping the kernel's state costs with pods there."""
+        self.say(f"  {self.size.held} pods held: rules taken away, a restart, a flood of foreign routes")
+        holder = self._start(node, "pods", "--count", str(self.size.held), "--hold")
+        _first_line(holder)
+        time.sleep(SETTLE_S)
+        back = upkeep.rule_back(node, RULES_TAKEN)
+        self.row(
+            "from a rule's removal to its return", "s", {"median": median(back), "max": max(back)}, {"max": BACK_S}
+        )
+        what = f"events on the monitors while the programmer restarts, {self.size.held} pods"
+        self.row(what, "lines", {"value": upkeep.events_of_a_restart(node)}, {"value": 0})
+        flood = {"value": upkeep.flood_percent(node, FLOOD_S)}
+        self.row(f"CPU of the programmer, {upkeep.CHANGES_A_SECOND} foreign route changes a second", "%", flood)
+        self._report(holder)
 
     def among_many(self, node: Node, among_few: float) -> None:
         """ADD while many pods are there, against ADD with few."""

@@ -45,15 +45,16 @@ def _memory_of(pid: int) -> Memory:
 
 def idle_cpu(node: Node, seconds: float) -> dict[str, float]:
     """Return how many per cent of a core each process used over a quiet span."""
-    before = {name: _cpu_seconds(pid) for name, pid in pids(node).items()}
+    before = {name: cpu_seconds(pid) for name, pid in pids(node).items()}
     begin = time.perf_counter()
     time.sleep(seconds)
-    after = {name: _cpu_seconds(pid) for name, pid in pids(node).items()}
+    after = {name: cpu_seconds(pid) for name, pid in pids(node).items()}
     span = time.perf_counter() - begin
     return {name: (after[name] - used) / span * 100 for name, used in before.items() if name in after}
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of all threads of a process so far."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 

@@ -35,6 +35,7 @@ from vpccni.components.netlink_programmer.facts import (
     DEFAULT_IPV6,
     IPV6,
     Address,
+    Link,
     Route,
     Seen,
     family_of,
@@ -46,7 +47,15 @@ from vpccni.components.netlink_programmer.naming import MAIN_TABLE, egress_alias
 from vpccni.components.netlink_programmer.node_plan import PROTOCOL_BOOT, SCOPE_LINK
 from vpccni.components.netlink_programmer.request import CODE_OWN, CODE_TRY_AGAIN, CniRequest
 from vpccni.components.netlink_programmer.reservations import Holder, Reservations
-from vpccni.components.netlink_programmer.wiring import GONE, THERE, VethPair, Wirer, check_folder, write_sysctl
+from vpccni.components.netlink_programmer.wiring import (
+    GONE,
+    NO_DETECTION,
+    THERE,
+    VethPair,
+    Wirer,
+    check_folder,
+    write_sysctl,
+)
 from vpccni.shared.effects import effect
 from vpccni.shared.errors import CniFailure, KernelRefused
 from vpccni.shared.messages.base import Sandbox
@@ -134,13 +143,11 @@ class Egress:
         mac = _mac_of(pod_socket, config.ifname)
         if config.is_ipv6 and not _leads_everywhere(pod_socket, config.ifname):
             return None
-        seen = await self._look(address)
-        for route in seen.routes:
-            link = seen.links.get(route.ifindex)
-            if host_of(route.dst) != address or link is None or egress_owner(link.alias) != request.sandbox:
-                continue
-            if mac and link.up and await self._chains.is_whole(chain_of(request, config, address)):
-                return EgressPair(link.name, link.mac, mac)
+        link = self._wirer.led_to(address)
+        if link is None or egress_owner(link.alias) != request.sandbox:
+            return None
+        if mac and link.up and await self._chains.is_whole(chain_of(request, config, address)):
+            return EgressPair(link.name, link.mac, mac)
         return None
 
     def _make_pair(self, request: CniRequest, config: EgressConfig, pod_socket: rtnl.RouteSocket, mtu: int) -> VethPair:
@@ -189,11 +196,14 @@ class Egress:
         for name in ("lo", ifname):
             write_sysctl(folder, f"{name}/disable_ipv6", "0")
         write_sysctl(folder, f"{ifname}/keep_addr_on_down", "1")
+        write_sysctl(folder, f"{ifname}/{NO_DETECTION[0]}", NO_DETECTION[1])
 
     def _open_host_end(self, host_sysctl: int, config: EgressConfig, pair: VethPair, address: str) -> None:
-        self._wirer.write_host_setting(host_sysctl, f"ipv6/conf/{pair.host_veth}/accept_ra", "0")
+        self._wirer.set_host_end(host_sysctl, pair.host_veth, "accept_ra", "0")
         messages = [rtnl.set_link(pair.ifindex, up=True)]
-        if not config.is_ipv6:
+        if config.is_ipv6:
+            self._wirer.set_host_end(host_sysctl, pair.host_veth, *NO_DETECTION)
+        else:
             self._wirer.write_host_setting(host_sysctl, "ipv4/ip_forward", "1")
             own = Address(pair.ifindex, host_prefix(config.gateway))
             messages.append(templates.address("add", own, scope=SCOPE_LINK))
@@ -234,6 +244,17 @@ class Egress:
     async def _undo(self, request: CniRequest, config: EgressConfig, address: str) -> None:
         """Remove chain, route and link of an address; a link of somebody else that the address leads to stays."""
         await self._chains.remove(chain_of(request, config, address))
+        if (link := self._wirer.led_to(address)) is not None and egress_owner(link.alias) == request.sandbox:
+            self._remove(address, link)
+        else:
+            await self._remove_what_is_there(request, address)
+
+    def _remove(self, address: str, link: Link) -> None:
+        self._wirer.tell_host([templates.delete_route(ifindex=link.ifindex, address=address)], on=address, fine=GONE)
+        self._wirer.retire(link.name, link.ifindex)
+
+    async def _remove_what_is_there(self, request: CniRequest, address: str) -> None:
+        """What an ADD that was cut off left, or the reference: the whole node is looked through."""
         seen = await self._look(address)
         indexes = {link.ifindex for link in seen.links.values() if egress_owner(link.alias) == request.sandbox}
         for route in seen.routes:
@@ -270,8 +291,7 @@ class Egress:
         if not held:
             return ["no address is reserved"]
         trouble, chain = [], chain_of(request, config, held[0])
-        seen = await self._look(held[0])
-        if not any(host_of(route.dst) == held[0] and route.ifindex in seen.links for route in seen.routes):
+        if self._wirer.led_to(held[0]) is None:
             trouble.append(f"no route to {held[0]}")
         if not await self._chains.is_whole(chain):
             trouble.append(f"chain {chain.name} is not in force")

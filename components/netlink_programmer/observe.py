@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vpccni.components.netlink_programmer import decode, rtnl
-from vpccni.components.netlink_programmer.facts import IPV4, Address, Fact, Link, Route, Rule, Seen, Setting
+from vpccni.components.netlink_programmer.facts import (
+    IPV4,
+    Address,
+    Fact,
+    Link,
+    Route,
+    Rule,
+    Seen,
+    Setting,
+    family_of,
+    host_prefix,
+)
+from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 from vpccni.components.netlink_programmer.netlink_attributes import attribute
 
 RTM_GETLINK: Final = 18
@@ -18,7 +31,11 @@ RTM_GETROUTE: Final = 26
 RTM_GETRULE: Final = 34
 IFLA_EXT_MASK: Final = 29
 SKIP_STATISTICS: Final = 8
+RTA_DST: Final = 1
 RTA_TABLE: Final = 15
+RTM_F_FIB_MATCH: Final = 0x2000
+"""Asks for the entry of the table, not for the way a packet would take."""
+NO_ROUTE: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 NO_SUCH_TABLE: Final = (errno.ENOENT,)
 PROC_SYS_NET: Final = "/proc/sys/net"
 
@@ -66,6 +83,20 @@ def look(
         )
     finally:
         socket.close()
+
+
+def led_to(socket: rtnl.RouteSocket, address: str) -> Link | None:
+    """Return the link that the main table's route to this address alone leads to. Two targeted requests on the caller's socket."""
+    host = ipaddress.ip_address(address).packed
+    query = bytes([family_of(address), len(host) * 8]) + bytes(6) + struct.pack("=I", RTM_F_FIB_MATCH)
+    payload = socket.ask(RTM_GETROUTE, query + attribute(RTA_DST, host), on=address, none_if=NO_ROUTE)
+    route = None if payload is None else decode.decode(decode.NEWROUTE, payload)
+    if not isinstance(route, Route) or (route.table, route.dst) != (MAIN_TABLE, host_prefix(address)):
+        return None
+    body = rtnl.IFINFO.pack(0, 0, route.ifindex, 0, 0)
+    payload = socket.ask(RTM_GETLINK, body, on=f"link {route.ifindex}", none_if=(errno.ENODEV,))
+    link = None if payload is None else decode.decode(decode.NEWLINK, payload)
+    return link if isinstance(link, Link) else None
 
 
 def _socket() -> rtnl.RouteSocket:

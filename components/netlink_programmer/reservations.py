@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from vpccni.shared.errors import KernelRefused
 
 LOCK_WITHIN_S: Final = 5.0
 LOCK_AGAIN_S: Final = 0.005
+FOLDERS_REMEMBERED: Final = 8
 LAST: Final = "last_reserved_ip.0"
 LOCK: Final = "lock"
 FILE_BYTES: Final = 1024
 SEPARATOR: Final = "\r\n"
+
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Among the threads of this process: they would poll for host-local's lock, and the unlucky for seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Holder:
 
     container_id: str
     ifname: str
+
+
+_Look = dict[str, tuple[tuple[int, int, int], Holder]]
+_LAST_LOOK: Final[dict[tuple[int, int, int], _Look]] = {}
+"""By folder, what each file said; only read and written with both locks held."""
 
 
 class Reservations:
@@ -68,7 +80,7 @@ class Reservations:
     def give_back(self, address: str, holder: Holder) -> None:
         """Forget a reservation if it is still the holder's; nothing there is success."""
         with contextlib.suppress(FileNotFoundError), self._locked(make=False) as folder:
-            if _held(folder).get(address) in (holder, Holder(holder.container_id, "")):
+            if _holder_in(_read(folder, address)) in (holder, Holder(holder.container_id, "")):
                 with effect("egress.give_back"):
                     os.unlink(address, dir_fd=folder)
 
@@ -77,16 +89,14 @@ class Reservations:
         if make:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._network, 0o755, dir_fd=self._root)
-        folder = os.open(self._network, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)
-        try:
+        with contextlib.ExitStack() as stack:
+            folder = os.open(self._network, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)
+            stack.callback(os.close, folder)
             lock = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o750, dir_fd=folder)
-            try:
-                _lock(lock, self._network)
-                yield folder
-            finally:
-                os.close(lock)
-        finally:
-            os.close(folder)
+            stack.callback(os.close, lock)
+            stack.enter_context(_ONE_AT_A_TIME)
+            _lock(lock, self._network)
+            yield folder
 
 
 def _lock(descriptor: int, network: str) -> None:
@@ -109,13 +119,30 @@ def _lock(descriptor: int, network: str) -> None:
 
 
 def _held(folder: int) -> dict[str, Holder]:
-    found = {}
-    for name in os.listdir(folder):
-        if name in (LOCK, LAST) or not _is_address(name):
-            continue
-        container_id, _, ifname = _read(folder, name).strip().partition(SEPARATOR)
-        found[name] = Holder(container_id.strip(), ifname.strip())
-    return found
+    """A file is written once: one that is the same as at the last look is not read again."""
+    before = _LAST_LOOK.get(_identity(os.fstat(folder)), {})
+    now: _Look = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            file = _identity(entry.stat(follow_symlinks=False))
+            known = before.get(entry.name)
+            if known is not None and known[0] == file:
+                now[entry.name] = known
+            elif entry.name not in (LOCK, LAST) and _is_address(entry.name):
+                now[entry.name] = file, _holder_in(_read(folder, entry.name))
+    if len(_LAST_LOOK) >= FOLDERS_REMEMBERED:
+        _LAST_LOOK.clear()
+    _LAST_LOOK[_identity(os.fstat(folder))] = now
+    return {name: holder for name, (_, holder) in now.items()}
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, 0 if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+
+
+def _holder_in(text: str) -> Holder:
+    container_id, _, ifname = text.strip().partition(SEPARATOR)
+    return Holder(container_id.strip(), ifname.strip())
 
 
 def _is_address(name: str) -> bool:

@@ -26,12 +26,13 @@ SOL_NETLINK: Final = 270
 NETLINK_ADD_MEMBERSHIP: Final = 1
 NETLINK_GET_STRICT_CHK: Final = 12
 DUMP_TRIES: Final = 5  # spec dataplane.md 2.3
-RTM_NEWLINK: Final = 16
+RTM_DELLINK: Final = 17
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_IFALIAS: Final = 20
+IFLA_GROUP: Final = 27
 HEADER: Final = struct.Struct("=IHHII")
 IFINFO: Final = struct.Struct("=BxHiII")
 ANSWER_WITHIN_S: Final = 5.0
@@ -86,21 +87,26 @@ class RouteSocket:
             raise refused(worst[1], f"netlink message {worst[0] + 1} of {len(messages)} was refused", on)
 
     def link(self, name: str) -> tuple[int, str, str] | None:
-        """Return (ifindex, MAC, alias) of one link by name, None when there is none. One targeted request, no dump."""
+        """Return (ifindex, MAC, alias) of one link by name, None when there is none."""
+        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+        payload = self.ask(RTM_GETLINK, body, on=name, none_if=(errno.ENODEV,))
+        return None if payload is None else _link(payload)
+
+    def ask(self, kind: int, body: bytes, *, on: str, none_if: Collection[int]) -> bytes | None:
+        """Return the payload of the one answer to a targeted request, which is no dump; None for an error in `none_if`."""
         sequence = self._sequence
         self._sequence += 1
-        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
-        self._socket.send(HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body)
+        self._socket.send(HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST, sequence, 0) + body)
         while True:
-            for kind, answered, payload in self._receive():
+            for got, answered, payload in self._receive():
                 if answered != sequence:
                     continue
-                if kind == RTM_NEWLINK:
-                    return _link(payload)
+                if got != NLMSG_ERROR:
+                    return payload
                 code = -struct.unpack_from("=i", payload)[0]
-                if code == errno.ENODEV:
+                if code in none_if:
                     return None
-                raise refused(code, "the link cannot be read", name)
+                raise refused(code, "it cannot be read", on)
 
     def check_strictly(self) -> None:
         """Have the kernel honour the filters of dumps, such as one table's routes."""
@@ -174,15 +180,24 @@ def messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
-def set_link(ifindex: int, *, alias: str | None = None, name: str | None = None, up: bool | None = None) -> bytes:
-    """Return a message that changes a link: alias, name (possible while it is down) or state."""
+def set_link(ifindex: int, *, alias: str | None = None, name: str | None = None, up: bool | None = None,
+             group: int | None = None) -> bytes:  # fmt: skip
+    """Return a message that changes a link: alias, name (possible while it is down), state or group."""
     flags, change = (0, 0) if up is None else (int(up), 1)
     body = IFINFO.pack(0, 0, ifindex, flags, change)
     if alias is not None:
         body += attribute(IFLA_IFALIAS, alias.encode() + b"\0")
     if name is not None:
         body += attribute(IFLA_IFNAME, name.encode() + b"\0")
+    if group is not None:
+        body += attribute(IFLA_GROUP, struct.pack("=I", group))
     return HEADER.pack(HEADER.size + len(body), RTM_SETLINK, NLM_F_REQUEST, 0, 0) + body
+
+
+def delete_group(group: int) -> bytes:
+    """Return a message that deletes all links of a group at once."""
+    body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_GROUP, struct.pack("=I", group))
+    return HEADER.pack(HEADER.size + len(body), RTM_DELLINK, NLM_F_REQUEST, 0, 0) + body
 
 
 def refused(code: int, what: str, on: str) -> KernelRefused:

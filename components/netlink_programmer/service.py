@@ -65,6 +65,7 @@ class ProgrammerService:
         self._wirings_due = False
         self._unclaimed: list[str] = []
         self._graves: list[int] = []
+        self._digging = False
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
         self._enis = EniKeeper(process, self._pods, self._claimed_by_ledger)
@@ -247,16 +248,24 @@ class ProgrammerService:
     # -- the graveyard
 
     def _bury(self, ifindex: int) -> None:
-        if not self._graves:
-            self._process.loop.call_later(BURY_AFTER_S, self._dig)
         self._graves.append(ifindex)
+        if not self._digging:
+            self._digging = True
+            self._process.loop.call_later(BURY_AFTER_S, self._dig)
 
     def _dig(self) -> None:
-        graves, self._graves = self._graves, []
-        self._process.loop.spawn(self._dig_all(graves), name="link deletion")
+        self._process.loop.spawn(self._dig_all(), name="link deletion")
 
-    async def _dig_all(self, graves: list[int]) -> None:
-        await self._process.loop.in_thread(delete_links, graves)
+    async def _dig_all(self) -> None:
+        """One thread at a time: a burst of deletions must not take those that an ADD needs."""
+        try:
+            while self._graves:
+                graves, self._graves = self._graves, []
+                await self._process.loop.in_thread(delete_links, graves)
+        except KernelRefused as error:
+            self._process.log.warning("links of deleted pods stay until the next start", error=str(error))
+        finally:
+            self._digging = False
 
     # -- CHECK, STATUS, GC
 
