@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from vpccni.lab import demo_policy
 from vpccni.lab.api import Lab
 from vpccni.lab.node import Node
 from vpccni.lab.pod import Pod
@@ -25,7 +26,8 @@ from vpccni.shared.node_cli import ask_all
 NAME: Final = "demo"
 PODS_A_NODE: Final = 20
 COOLDOWN_S: Final = 5
-PORT: Final = 7000
+PORT: Final = demo_policy.PORT
+WEB_AND_FRIEND: Final = (("node-2", "web", {"app": "web"}), ("node-1", "friend", demo_policy.FRIEND))
 INTERNET: Final = "203.0.113.10"
 SMALL, LARGE = 56, 8000 - 8
 SERVING_AGAIN_S: Final = 10.0
@@ -80,6 +82,7 @@ def main() -> int:
         traffic(show, lab)
         address_returns(show, lab)
         kills(show, lab)
+        policies(show, lab)
         cloud_trouble(show, lab)
     after = snapshot()
     different = [name for name in SNAPSHOT if before[name] != after[name]]
@@ -190,6 +193,39 @@ def kills(show: Show, lab: Lab) -> None:
         stream["broken"] == "" and int(stream["lines"]) > 0,
         f"{stream['lines']} lines, longest wait {stream['longest_ms']} ms",
     )
+
+
+def policies(show: Show, lab: Lab) -> None:
+    """A policy in force before a pod's first packet, one that lets friends in, a drop explained; then both go again."""
+    lab.start_policy_controller()
+    web, friend = (lab.add_pod(node, name, labels=labels) for node, name, labels in WEB_AND_FRIEND)
+    stranger = lab.pod("node-1-pod-0")
+    demo_policy.apply(lab, "nothing-out", demo_policy.NOTHING_OUT)
+    scout = lab.add_pod("node-1", "scout", labels=demo_policy.LOCKED)
+    counter = Server(web)
+    known = demo_policy.seconds_until(lambda: not demo_policy.asks(scout, web))
+    sent = demo_policy.packets_of_a_sender(lab, "node-1", web)
+    received = counter.stop()["received"]
+    show.claim(
+        "a policy that lets nothing out: a new pod that sends with its first instruction reaches nobody",
+        known is not None and sent > 0 and received == 0,
+        f"{sent} packets sent, {received} arrived",
+    )
+    server = Server(web)
+    demo_policy.apply(lab, "only-friends", demo_policy.ONLY_FRIENDS)
+    took = demo_policy.seconds_until(lambda: not demo_policy.asks(stranger, web))
+    show.claim("a policy that lets friends in: a stranger is kept out", took is not None)
+    show.claim("and a friend on the other node gets through", demo_policy.asks(friend, web), friend.address)
+    for pod, word in ((friend, "ALLOW"), (stranger, "DENY")):
+        said = demo_policy.why(lab, web, "--from", f"{pod.address}:{PORT}")
+        show.claim(f"`vpccni why` tells the rule for {pod.name}", said.startswith(word), said[:110])
+    for name in ("nothing-out", "only-friends"):
+        demo_policy.withdraw(lab, name)
+    opened = demo_policy.seconds_until(lambda: demo_policy.asks(stranger, web))
+    show.claim("the policies deleted: everybody gets through again", opened is not None)
+    server.stop()
+    for pod in (web, friend, scout):
+        lab.delete_pod(pod.name)
 
 
 def cloud_trouble(show: Show, lab: Lab) -> None:
