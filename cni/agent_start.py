@@ -9,14 +9,17 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
+from vpccni.cni.install import install_agent_tool
 from vpccni.shared.settings import FALSE, TRUE
 
 AGENT: Final = "vpccni.components.policy_agent"
 VARIABLE: Final = "VPCCNI_AGENT_{}"
 """`--enable-ipv6` becomes VPCCNI_AGENT_ENABLE_IPV6, and so on for all flags."""
 LOG_LEVEL, LOG_FILE = "LOG_LEVEL_POLICY_AGENT", "VPCCNI_LOG_FILE"
+HOST_FOLDER: Final = Path("/host/opt/cni/bin")  # spec policy.md 5.1; of the swap shape alone
 TABLE_SIZES: Final = range(32768, 1048576 + 1)
 EXIT_FLAGS: Final = 1
 
@@ -70,7 +73,12 @@ def _table_size(text: str) -> str:
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Become the agent."""
+    """Put the command line tool in place where the host's folder is here, and become the agent."""
+    if HOST_FOLDER.is_dir():
+        try:
+            install_agent_tool(HOST_FOLDER)
+        except OSError as error:  # a tool for people: pods must not wait for it
+            sys.stderr.write(f"vpccni agent-start: the command line tool is not installed: {error}\n")
     os.execve(sys.executable, [sys.executable, "-m", AGENT], environment(argv, os.environ))
 
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Final
 
 from vpccni.cni import conflist, versions
-from vpccni.cni.install import write_atomically
+from vpccni.cni.install import install_agent_tool, write_atomically
 from vpccni.cni.primary import link_with, primary_mac
 from vpccni.shared import settings_file
 from vpccni.shared.process import RUN_DIR_DEFAULT
 from vpccni.shared.settings import Settings, read
 
 SUPPORT_SCRIPT: Final = "aws-cni-support.sh"
+COMPAT: Final = "VPCCNI_COMPAT"
+"""On where the reference's agent may be beside this: the agent's container installs its own command line tool then."""
 LOOSE_RP_FILTER: Final = "2"  # spec dataplane.md 2.4, like the next one
 ACCEPT_RA_OF_A_ROUTER: Final = "2"
 """A node that forwards takes no router advertisements else, and its IPv6 default route would run out."""
@@ -100,11 +102,15 @@ def set_sysctls(settings: Settings, primary: str) -> None:
 
 
 def install_plugin(folder: Path) -> None:
-    """Put the plugin's executable into the host's plugin folder under both names, and the support script (spec operations.md 14)."""
+    """Put the plugin's executable into the host's plugin folder under both names, the support script (spec operations.md 14) and
+    the agent's tool.
+    """
     data = plugin_binary().read_bytes()
     for name in conflist.OURS:
         write_atomically(folder / name, data, 0o755)
     write_atomically(folder / SUPPORT_SCRIPT, Path(__file__).with_name(SUPPORT_SCRIPT).read_bytes(), 0o755)
+    if os.environ.get(COMPAT, "").lower() != "true":
+        install_agent_tool(folder)
 
 
 def chain_versions(settings: Settings) -> tuple[str, ...]:

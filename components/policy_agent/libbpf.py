@@ -208,6 +208,29 @@ def pinned(path: str) -> int | None:
     return None if descriptor == -errno.ENOENT else _checked(descriptor, "open the pin", path)
 
 
+def every_program() -> Iterator[int]:
+    """Yield a new descriptor of each program in the kernel; the caller closes it."""
+    return _every("bpf_prog_get_next_id", "bpf_prog_get_fd_by_id")
+
+
+def every_map() -> Iterator[int]:
+    """Yield a new descriptor of each map in the kernel; the caller closes it."""
+    return _every("bpf_map_get_next_id", "bpf_map_get_fd_by_id")
+
+
+def _every(next_id: str, open_id: str) -> Iterator[int]:
+    number = ctypes.c_uint32(0)
+    while getattr(_library(), next_id)(number, ctypes.byref(number)) == 0:
+        descriptor = getattr(_library(), open_id)(number)
+        if descriptor >= 0:  # else it went meanwhile
+            yield descriptor
+
+
+def map_by_id(number: int) -> LoadedMap:
+    """Return a map by the number that the kernel gave it."""
+    return map_info(_checked(_library().bpf_map_get_fd_by_id(ctypes.c_uint32(number)), "open the map", str(number)))
+
+
 def program_info(descriptor: int) -> LoadedProgram:
     """Return what the kernel says about a program; the descriptor must be of one."""
     ids = (ctypes.c_uint32 * 64)()

@@ -127,6 +127,12 @@ def test_the_agent_has_its_programs_compiled_and_a_library_to_load_them(images: 
     assert agent.run("python3", "-c", statement).strip() == "2"
 
 
+def test_the_agents_command_line_tool_is_where_the_node_calls_it(images: dict[str, Image]) -> None:
+    agent = images["vpccni-policy-agent"]
+    assert os.access(agent.root / "opt/cni/bin/aws-eks-na-cli", os.X_OK)
+    assert "ebpf" in agent.run("python3", "/opt/cni/bin/aws-eks-na-cli", "--help")
+
+
 def test_plugin_and_chain_are_where_they_are_installed_from(images: dict[str, Image]) -> None:
     init, programmer = images["vpccni-init"], images["vpccni-netlink-programmer"]
     assert {path.name for path in (init.root / "init").iterdir()} == {*PLUGINS, "LICENSE", "aws-cni-support.sh"}

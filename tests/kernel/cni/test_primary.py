@@ -113,6 +113,7 @@ def test_a_node_is_started_in_place_and_its_primary_link_checks_loosely(netns: P
     assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bin").iterdir()} == {
         "aws-cni": 0o755,
         "aws-cni-support.sh": 0o755,
+        "aws-eks-na-cli": 0o755,
         "egress-cni": 0o755,
     }
     written = json.loads((tmp_path / "run" / "settings.json").read_text())
