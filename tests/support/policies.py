@@ -130,6 +130,24 @@ class World:
                     found.add(rule.get("action", "Accept"))
         return found
 
+    def allows(self, policies: Iterable[Doc], source: Doc, destination: Doc, protocol: str, port: int) -> bool:
+        """Tell whether NetworkPolicies let one pod connect to another: egress of the one and ingress of the other, each by itself."""
+        if source is destination:
+            return True
+        sides = (("Egress", source, destination), ("Ingress", destination, source))
+        return all(self._lets(policies, direction, pod, peer, protocol, port) for direction, pod, peer in sides)
+
+    def _lets(self, policies: Iterable[Doc], direction: str, pod: Doc, peer: Doc, protocol: str, port: int) -> bool:
+        isolating = [
+            one
+            for one in policies
+            if direction in self._types(one["spec"]) and self._is_subject(Kind.NETWORK, one, pod)
+        ]
+        ip = peer["status"]["podIP"]
+        return not isolating or any(
+            self.actions(Kind.NETWORK, one, pod, direction, ip, protocol, port) for one in isolating
+        )
+
     def _is_subject(self, kind: Kind, document: Doc, pod: Doc) -> bool:
         spec = document["spec"]
         if kind is Kind.CLUSTER:
