@@ -7,6 +7,9 @@ rules are its parent's, plus those that begin there, minus those that except it:
 (spec policy.md W-4), and the tree is walked once (W-3). For each class all tiers are worked out here, into a function of
 protocol and port, so that the programs look up and never compare; ranges become port prefixes, without a cap (W-2).
 
+Policies in audit mode are worked out beside the others: where these allow and all together deny, the decision is to allow, and to
+tell the denial.
+
 Address and port tables are named by what they hold. Rule sets with the same peers share one address table, whatever their
 ports, and a table that is there already is not written again.
 """
@@ -41,7 +44,11 @@ ANY_PROTOCOL: Final = -1
 
 
 class RuleClass(NamedTuple):
-    """All rules of one policy and direction with the same ports and action: what is numbered, counted and named in logs."""
+    """All rules of one policy and direction with the same ports and action: what is numbered, counted and named in logs.
+
+    `audit`: of a policy in audit mode; or, as what denies, one whose denials are only told. Such a policy's isolation, where no
+    rule of it allows, is the denial of every port.
+    """
 
     policy: PolicyKey
     tier: Tier
@@ -49,6 +56,7 @@ class RuleClass(NamedTuple):
     direction: Direction
     action: Action
     ports: tuple[Ports, ...]
+    audit: bool = False
 
     @property
     def number(self) -> int:
@@ -57,7 +65,8 @@ class RuleClass(NamedTuple):
 
     def __str__(self) -> str:
         ports = ", ".join(map(str, self.ports)) or "every port"
-        return f"{self.policy}, {self.direction.name.lower()} {self.action.name.lower()} {ports}"
+        mode = "audit " if self.audit else ""
+        return f"{self.policy}, {mode}{self.direction.name.lower()} {self.action.name.lower()} {ports}"
 
 
 class PortKey(NamedTuple):
@@ -123,6 +132,29 @@ class RuleSet:
         return sum(hosts.values()), sum(networks.values()), sum(len(side.classes) for side in self.sides), ports
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What holds where no rule does. `isolated`: a NetworkPolicy isolates the direction."""
+
+    default: Decision
+    isolated: bool
+
+    @staticmethod
+    def of(policies: Iterable[Policy], direction: Direction, *, strict: bool) -> _Ground:
+        ordinary = [policy for policy in policies if policy.tier is Tier.NETWORK_POLICY]
+        if any(direction in policy.isolates for policy in ordinary):
+            return _Ground(Decision(False, Tier.NETWORK_POLICY), isolated=True)
+        return _Ground(Decision(bool(ordinary) or not strict, Tier.DEFAULT), isolated=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Audit:
+    """What would hold were the policies in audit mode enforced. `unnamed`: who denies where no rule does."""
+
+    ground: _Ground
+    unnamed: RuleClass
+
+
 def compile_rule_set(policies: Iterable[Policy], *, strict: bool) -> RuleSet:
     """Return the rule set of the pods that exactly these policies select."""
     ordered = sorted(policies, key=lambda policy: policy.key)
@@ -137,9 +169,9 @@ def compile_rule_set(policies: Iterable[Policy], *, strict: bool) -> RuleSet:
 def _compile_side(
     policies: Sequence[Policy], direction: Direction, rules: dict[int, RuleClass], *, strict: bool
 ) -> Side:
-    ordinary = [policy for policy in policies if policy.tier is Tier.NETWORK_POLICY]
-    isolated = any(direction in policy.isolates for policy in ordinary)
-    default = Decision(False, Tier.NETWORK_POLICY) if isolated else Decision(bool(ordinary) or not strict, Tier.DEFAULT)
+    enforced = _Ground.of([policy for policy in policies if not policy.audit], direction, strict=strict)
+    audit = _audit(policies, direction, strict=strict)
+    isolated = enforced.isolated or (audit is not None and audit.ground.isolated)
     tree = _Tree()
     for policy in policies:
         if policy.tier is Tier.NETWORK_POLICY and not isolated:
@@ -149,11 +181,28 @@ def _compile_side(
             kind = kinds.get((rule.action, rule.ports))
             if kind is None:
                 ports = tuple(sorted(set(rule.ports)))
-                kind = RuleClass(policy.key, policy.tier, policy.priority, direction, rule.action, ports)
+                kind = RuleClass(policy.key, policy.tier, policy.priority, direction, rule.action, ports, policy.audit)
                 kinds[rule.action, rule.ports] = kind
             tree.add(kind, rule.network, rule.excepts)
     rules |= {kind.number: kind for kind in tree.kinds}
-    return _numbered(tree.walk(), default, isolated=isolated)
+    if audit is not None:
+        told = {audit.unnamed, *(_told(kind) for kind in tree.kinds if kind.action is Action.DENY)}
+        rules |= {kind.number: kind for kind in told}
+    return _numbered(tree.walk(), enforced, audit)
+
+
+def _audit(policies: Sequence[Policy], direction: Direction, *, strict: bool) -> _Audit | None:
+    audited = [policy for policy in policies if policy.audit]
+    if not audited:
+        return None
+    who = next((policy for policy in audited if direction in policy.isolates), audited[0])
+    unnamed = RuleClass(who.key, who.tier, who.priority, direction, Action.DENY, (), audit=True)
+    return _Audit(_Ground.of(policies, direction, strict=strict), unnamed)
+
+
+def _told(kind: RuleClass) -> RuleClass:
+    """Return a denying rule as one whose denials are only told: it is counted apart."""
+    return kind._replace(audit=True)
 
 
 class _Tree:
@@ -202,7 +251,7 @@ class _Tree:
         return found
 
 
-def _numbered(nodes: Sequence[tuple[Prefix, frozenset[RuleClass]]], default: Decision, *, isolated: bool) -> Side:
+def _numbered(nodes: Sequence[tuple[Prefix, frozenset[RuleClass]]], enforced: _Ground, audit: _Audit | None) -> Side:
     """Number the classes as they appear, so that tables of the same shape are the same whatever their rules are."""
     numbers: dict[frozenset[RuleClass], int] = {}
     classes: list[Decision | PortTable] = []
@@ -212,7 +261,7 @@ def _numbered(nodes: Sequence[tuple[Prefix, frozenset[RuleClass]]], default: Dec
     for network, rules in nodes:
         number = numbers.setdefault(rules, len(numbers))
         if number == len(classes):
-            classes.append(_decisions(rules, default, isolated=isolated))
+            classes.append(_decisions(rules, enforced, audit))
         if network in (V4_ALL, V6_ALL):
             outside[network == V6_ALL] = number
         elif network.length == ADDRESS_BITS:
@@ -220,19 +269,21 @@ def _numbered(nodes: Sequence[tuple[Prefix, frozenset[RuleClass]]], default: Dec
         else:
             networks[network] = number
     name = _named(*_address_bytes(hosts, networks)) if hosts or networks else 0
-    return Side(not default.allowed, AddressTable(name, hosts, networks), (outside[0], outside[1]), tuple(classes))
+    return Side(
+        not enforced.default.allowed, AddressTable(name, hosts, networks), (outside[0], outside[1]), tuple(classes)
+    )
 
 
 # -- one class: protocol and port to decision
 
 
-def _decisions(rules: frozenset[RuleClass], default: Decision, *, isolated: bool) -> Decision | PortTable:
+def _decisions(rules: frozenset[RuleClass], enforced: _Ground, audit: _Audit | None) -> Decision | PortTable:
     ordered = sorted(rules)
     everywhere = [rule for rule in ordered if not rule.ports]
-    base = _judge(everywhere, default, isolated=isolated)
+    base = _judge(everywhere, enforced, audit)
     entries: dict[PortKey, Decision] = {PortKey(ANY_PROTOCOL, 0, 0): base}
     for protocol in sorted({ports.protocol for rule in ordered for ports in rule.ports}):
-        spans = _spans(ordered, protocol, default, isolated=isolated)
+        spans = _spans(ordered, protocol, enforced, audit)
         usual = _widest(spans)
         if usual != base:
             entries[PortKey(protocol, 0, 0)] = usual
@@ -245,7 +296,7 @@ def _decisions(rules: frozenset[RuleClass], default: Decision, *, isolated: bool
 
 
 def _spans(
-    rules: Sequence[RuleClass], protocol: int, default: Decision, *, isolated: bool
+    rules: Sequence[RuleClass], protocol: int, enforced: _Ground, audit: _Audit | None
 ) -> list[tuple[int, int, Decision]]:
     """Return the decisions over all ports of a protocol, neighbours that say the same united."""
     edges: dict[int, list[tuple[RuleClass, int]]] = {0: []}
@@ -261,7 +312,7 @@ def _spans(
     for first, after in zip(starts, [*starts[1:], PORT_AT_MOST + 1], strict=True):
         for rule, change in edges[first]:
             open_ranges[rule] += change
-        decision = _judge([rule for rule, count in open_ranges.items() if count], default, isolated=isolated)
+        decision = _judge([rule for rule, count in open_ranges.items() if count], enforced, audit)
         if spans and spans[-1][2] == decision:
             first = spans.pop()[0]
         spans.append((first, after - 1, decision))
@@ -275,16 +326,29 @@ def _widest(spans: Iterable[tuple[int, int, Decision]]) -> Decision:
     return max(widths, key=lambda decision: widths[decision])
 
 
-def _judge(matching: Sequence[RuleClass], default: Decision, *, isolated: bool) -> Decision:
-    """Return the decision among rules that all match, in the order of the tiers (spec policy.md 5.10)."""
+def _judge(matching: Sequence[RuleClass], enforced: _Ground, audit: _Audit | None) -> Decision:
+    """Return the decision among rules that all match."""
+    if audit is None:
+        return _of(_deciding(matching, isolated=enforced.isolated), enforced)
+    in_force = [rule for rule in matching if not rule.audit]
+    decision = _of(_deciding(in_force, isolated=enforced.isolated), enforced)
+    denying = _deciding(matching, isolated=audit.ground.isolated)
+    would = _of(denying, audit.ground)
+    if not decision.allowed or would.allowed:
+        return decision
+    told = audit.unnamed if denying is None else _told(denying)
+    return Decision(True, would.tier, told.number, audit=True)
+
+
+def _deciding(matching: Sequence[RuleClass], *, isolated: bool) -> RuleClass | None:
+    """Return the rule that decides in the order of the tiers (spec policy.md 5.10), None where none does."""
     admin = _first(matching, Tier.ADMIN)
     if admin is not None and admin.action is not Action.PASS:
-        return _of(admin)
+        return admin
     if isolated:
-        allowing = next((rule for rule in matching if rule.tier is Tier.NETWORK_POLICY), None)
-        return default if allowing is None else _of(allowing)
+        return next((rule for rule in matching if rule.tier is Tier.NETWORK_POLICY), None)
     baseline = _first(matching, Tier.BASELINE)
-    return _of(baseline) if baseline is not None and baseline.action is not Action.PASS else default
+    return baseline if baseline is not None and baseline.action is not Action.PASS else None
 
 
 def _first(matching: Iterable[RuleClass], tier: Tier) -> RuleClass | None:
@@ -295,7 +359,9 @@ def _first(matching: Iterable[RuleClass], tier: Tier) -> RuleClass | None:
     )
 
 
-def _of(rule: RuleClass) -> Decision:
+def _of(rule: RuleClass | None, ground: _Ground) -> Decision:
+    if rule is None:
+        return ground.default
     return Decision(rule.action is Action.ACCEPT, rule.tier, rule.number)
 
 
@@ -315,7 +381,7 @@ def port_prefixes(first: int, last: int) -> list[tuple[int, int]]:
 
 _HOST: Final = struct.Struct(">QQI")
 _NETWORK: Final = struct.Struct(">QQBI")
-_PORT: Final = struct.Struct(">hHB?BI")
+_PORT: Final = struct.Struct(">hHB?BI?")
 _LOW: Final = (1 << 64) - 1
 
 

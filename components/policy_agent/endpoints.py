@@ -109,7 +109,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One object. `unreadable`: rules that were left out. `triggered`: when the cause of its last change happened, as told."""
+    """One object. `unreadable`: rules that were left out. `triggered`: when the cause of its last change happened, as told.
+
+    `parts`: how many objects its policy has, as it says; 0 where it does not.
+    """
 
     policy: PolicyKey
     tier: Tier
@@ -120,9 +123,14 @@ class Endpoint:
     priority: int = 0
     unreadable: int = 0
     triggered: str = ""
+    audit: bool = False
+    parts: int = 0
 
 
 TRIGGER_ANNOTATION: Final = "networking.k8s.aws/last-change-trigger-time"
+MODE_ANNOTATION: Final = "networking.k8s.aws/policy-mode"
+PARTS_ANNOTATION: Final = "networking.k8s.aws/endpoint-parts"
+AUDIT: Final = "audit"
 
 
 def endpoint(wire: EndpointWire, local_hosts: frozenset[str]) -> Endpoint:
@@ -147,7 +155,10 @@ def endpoint(wire: EndpointWire, local_hosts: frozenset[str]) -> Endpoint:
         isolates = frozenset(DIRECTIONS[one] for one in spec.pod_isolation if one in DIRECTIONS)
         subject = None if spec.pod_selector is None else Subject(spec.pod_selector)
     triggered = metadata.annotations.get(TRIGGER_ANNOTATION, "")
-    return Endpoint(key, tier, rules, isolates, pods, subject, spec.priority, unreadable, triggered)
+    is_audit = metadata.annotations.get(MODE_ANNOTATION) == AUDIT
+    told = metadata.annotations.get(PARTS_ANNOTATION, "")
+    parts = int(told) if told.isascii() and told.isdigit() else 0
+    return Endpoint(key, tier, rules, isolates, pods, subject, spec.priority, unreadable, triggered, is_audit, parts)
 
 
 def _cluster_subject(subject: SubjectWire) -> Subject | None:
@@ -188,10 +199,13 @@ def _range(wire: PortWire) -> Ports:
 
 
 def united(endpoints: Iterable[Endpoint]) -> Policy:
-    """Return a policy from all its objects: no list of one object means anything without the others' (spec policy.md 3.10)."""
+    """Return a policy from all its objects: no list of one object means anything without the others' (spec policy.md 3.10).
+
+    It is in audit mode when every object says so: until then it is enforced.
+    """
     parts = list(endpoints)
     ingress, egress = (tuple(rule for part in parts for rule in part.rules[way]) for way in Direction)
     first = parts[0]
-    return Policy(
-        first.policy, first.tier, (ingress, egress), frozenset().union(*(one.isolates for one in parts)), first.priority
-    )
+    isolates = frozenset[Direction]().union(*(one.isolates for one in parts))
+    is_audit = all(one.audit for one in parts)
+    return Policy(first.policy, first.tier, (ingress, egress), isolates, first.priority, is_audit)

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vpccni.components.policy_agent.compiler import RuleSet, compile_rule_set
+from vpccni.components.policy_agent.compiler import RuleClass, RuleSet, compile_rule_set
 from vpccni.components.policy_agent.conntrack import OpenFlow, open_flows
 from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.endpoints import Endpoint
 from vpccni.components.policy_agent.layout import NO_RULE_SET, PodEntry
-from vpccni.components.policy_agent.policy import Policy, PolicyKey, prefix
+from vpccni.components.policy_agent.policy import Action, Policy, PolicyKey, prefix
 from vpccni.components.policy_agent.rule_maps import Mended, RuleSetTooLarge
 from vpccni.components.policy_agent.selection import (
+    NOTHING,
     Behind,
     PodFacts,
     PolicyObjects,
@@ -82,7 +83,7 @@ class Enforcement:
         self.behind = {ifindex: found for ifindex in entries if (found := datapath.behind(ifindex)) is not None}
         self._current = {ifindex: entry.rule_set for ifindex, entry in entries.items()}
         self._copies: Copies | None = None
-        self.policies: dict[PolicyKey, PolicyObjects] = {}
+        self._gathered = NOTHING
         self._index: dict[str, list[PolicyObjects]] = {}
         self._compiled: dict[tuple[frozenset[PolicyKey], bool], _Compiled] = {}
         self._numbered: dict[int, RuleSet] = {}
@@ -94,14 +95,25 @@ class Enforcement:
         return self._copies is not None
 
     @property
+    def policies(self) -> Mapping[PolicyKey, PolicyObjects]:
+        """Return all policies, as far as their objects are all there."""
+        return self._gathered.policies
+
+    @property
+    def incomplete(self) -> int:
+        """Return how many policies wait for the rest of their objects."""
+        return len(self._gathered.waiting)
+
+    @property
     def rule_sets(self) -> Mapping[int, RuleSet]:
         """Return the rule sets that this process wrote or recognised, by number."""
         return self._numbered
 
     def know(self, copies: Copies) -> None:
         """Take over what the API shows now."""
+        endpoints = {**copies.endpoints, **copies.cluster_endpoints}
+        self._gathered = gathered(endpoints, self._gathered, now=self._clock(), first=not self.knows)
         self._copies = copies
-        self.policies = gathered({**copies.endpoints, **copies.cluster_endpoints}, self.policies)
         self._index = by_namespace(self.policies.values())
 
     def may_select(self, namespace: str) -> bool:
@@ -178,6 +190,17 @@ class Enforcement:
         for flow in self._tracked(addresses.__contains__):
             by_address.setdefault(addresses[flow.local], []).append(flow)
         return Remembered(by_address)
+
+    def audit_denials(self) -> dict[RuleClass, int]:
+        """Return how many flows each denial that is only told (audit mode) would have ended."""
+        told = {
+            number: rule
+            for rule_set in self._numbered.values()
+            for number, rule in rule_set.rules.items()
+            if rule.audit and rule.action is Action.DENY
+        }
+        hits = self._datapath.rule_maps.hits_of(told)
+        return {rule: hits[number] for number, rule in told.items()}
 
     def tidy(self, *, after_s: float = DROP_AFTER_S) -> None:
         """Take away the rule sets that no interface has had for a while."""

@@ -6,7 +6,7 @@ It is what the compiler and the programs are tested against, and what `vpccni wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpccni.components.policy_agent.policy import Action, Decision, Direction, Policy, Prefix, Rule, Tier
 
@@ -31,7 +31,20 @@ class Reason:
 
 
 def evaluate(policies: Sequence[Policy], packet: Packet, *, strict: bool) -> Reason:
-    """Return what the policies that select a pod say about a new flow of it."""
+    """Return what the policies that select a pod say about a new flow of it. Those in audit mode change no verdict: what is allowed
+    without them and denied with them is allowed, and told as their denial.
+    """
+    enforced = [policy for policy in policies if not policy.audit]
+    reason = _evaluate(enforced, packet, strict=strict)
+    if not reason.decision.allowed or len(enforced) == len(policies):
+        return reason
+    would = _evaluate(policies, packet, strict=strict)
+    if would.decision.allowed:
+        return reason
+    return replace(would, decision=Decision(True, would.decision.tier, audit=True))
+
+
+def _evaluate(policies: Sequence[Policy], packet: Packet, *, strict: bool) -> Reason:
     admin = _cluster(policies, Tier.ADMIN, packet)
     if admin is not None and admin[1].action is not Action.PASS:
         return _reason(Tier.ADMIN, admin)

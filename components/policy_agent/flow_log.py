@@ -13,6 +13,8 @@ from vpccni.components.policy_agent.policy import ICMP, ICMPV6, SCTP, TCP, UDP, 
 
 PROTOCOL_NAMES: Final = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 UNKNOWN: Final = "UNKNOWN"
+AUDIT_DENY: Final = "AUDIT DENY"
+"""A word of ours: it passed, and would not without audit mode. The reference's line has none for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Verdict:
     bytes: int
     ifindex: int
     rule: int
+    audit: bool
 
 
 def verdict(raw: bytes) -> Verdict:
@@ -39,7 +42,7 @@ def verdict(raw: bytes) -> Verdict:
     )
     return Verdict(
         _address(source), _address(destination), int.from_bytes(source_port, "big"), int.from_bytes(port, "big"), protocol,
-        bool(allowed), Tier(tier), Direction(direction), octets, ifindex, rule,
+        bool(allowed), Tier(tier), Direction(direction), octets, ifindex, rule, allowed == layout.DECISION_AUDIT,
     )  # fmt: skip
 
 
@@ -87,5 +90,7 @@ def protocol_name(protocol: int) -> str:
 
 
 def verdict_name(one: Verdict) -> str:
-    """Return the reference's word."""
+    """Return the reference's word, or ours for what is told only."""
+    if one.audit:
+        return AUDIT_DENY
     return "ACCEPT" if one.allowed else "DENY"

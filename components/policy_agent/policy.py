@@ -122,21 +122,28 @@ class PolicyKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All endpoint objects of one policy together. `priority` counts in the cluster tiers alone, lower first."""
+    """All endpoint objects of one policy together. `priority` counts in the cluster tiers alone, lower first.
+
+    `audit`: it changes no verdict; what it would deny is told.
+    """
 
     key: PolicyKey
     tier: Tier
     rules: tuple[tuple[Rule, ...], tuple[Rule, ...]] = ((), ())
     isolates: frozenset[Direction] = frozenset()
     priority: int = 0
+    audit: bool = False
 
 
 class Decision(NamedTuple):
-    """What becomes of a new flow. `rule`: the number of the rule class that decided, 0 where none did."""
+    """What becomes of a new flow. `rule`: the number of the rule class that decided, 0 where none did. `audit`: allowed, but denied
+    once the policies in audit mode are enforced; tier and rule are then those of the denial.
+    """
 
     allowed: bool
     tier: Tier
     rule: int = 0
+    audit: bool = False
 
 
 OPEN: Final = Decision(True, Tier.DEFAULT)

@@ -169,6 +169,15 @@ class RuleMaps:
             for key, value in libbpf.elements(self._maps[layout.RULES.name], 8 * cpus)
         }
 
+    def hits_of(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Return how many new flows these rules decided; one that is not in the map decided none."""
+        size = layout.LONG.size * libbpf.possible_cpus()
+        found = {}
+        for number in numbers:
+            value = libbpf.lookup(self._maps[layout.RULES.name], layout.NUMBER.pack(number), size) or b""
+            found[number] = sum(count for (count,) in layout.LONG.iter_unpack(value))
+        return found
+
     # -- inside
 
     def _take_over(self) -> None:
@@ -301,7 +310,8 @@ def decision_value(found: Decision | PortTable) -> bytes:
     """Return a decision, or the name of the port table that knows it, as the programs read it."""
     if isinstance(found, PortTable):
         return layout.DECISION.pack(found.name, 0, 0, 0, 0)
-    return layout.DECISION.pack(0, found.rule, found.allowed, found.tier, 0)
+    allowed = layout.DECISION_AUDIT if found.audit else found.allowed
+    return layout.DECISION.pack(0, found.rule, allowed, found.tier, 0)
 
 
 def class_elements(rule_set: RuleSet, number: int) -> list[Element]:

@@ -7,7 +7,7 @@ by its labels: the controller needs its address first, and the pod must not be o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,8 @@ from vpccni.shared.kube.objects import Key
 from vpccni.shared.messages.base import PodRef
 
 PROVISIONAL_S: Final = 60.0
+PARTS_WITHIN_S: Final = 10.0
+"""How long a policy waits for objects that its others tell of: a controller that died, or one that tells no number, must not hold it."""
 
 
 class Behind(msgspec.Struct, frozen=True):
@@ -51,24 +53,48 @@ class PolicyObjects:
     subject: Subject | None
 
 
-def gathered(
-    endpoints: Mapping[Key, Endpoint], before: Mapping[PolicyKey, PolicyObjects]
-) -> dict[PolicyKey, PolicyObjects]:
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All policies. `waiting`: those whose objects are not all there, since when (seconds of boot time)."""
+
+    policies: Mapping[PolicyKey, PolicyObjects]
+    waiting: Mapping[PolicyKey, float]
+
+
+NOTHING: Final = Gathered({}, {})
+
+
+def gathered(endpoints: Mapping[Key, Endpoint], before: Gathered, *, now: float, first: bool = False) -> Gathered:
     """Return all policies; those whose objects are the very ones of `before` are the same objects too, so that nothing of them is
     compiled again.
+
+    A policy whose objects are not all there stays as it was, for PARTS_WITHIN_S: a part of its rules would deny what the others
+    allow (spec policy.md W-10). At `first` it is taken as it is: what it was is in force already, and must not be opened.
     """
     parts: dict[PolicyKey, list[tuple[Key, Endpoint]]] = {}
     for key, endpoint in endpoints.items():
         parts.setdefault(endpoint.policy, []).append((key, endpoint))
-    policies = {}
+    policies: dict[PolicyKey, PolicyObjects] = {}
+    waiting: dict[PolicyKey, float] = {}
     for name, found in parts.items():
         ordered = tuple(endpoint for _, endpoint in sorted(found, key=lambda one: one[0]))
-        known = before.get(name)
+        known = before.policies.get(name)
+        since = before.waiting.get(name, now)
         if known is not None and len(known.parts) == len(ordered) and all(map(_is, known.parts, ordered)):
             policies[name] = known
-        else:
+        elif first or is_whole(ordered) or now - since >= PARTS_WITHIN_S:
             policies[name] = _objects(ordered)
-    return policies
+        else:
+            waiting[name] = since
+            if known is not None:
+                policies[name] = known
+    return Gathered(policies, waiting)
+
+
+def is_whole(parts: Sequence[Endpoint]) -> bool:
+    """Return whether these are all objects of a policy: each tells their number, or none does."""
+    told = [part.parts for part in parts]
+    return not any(told) or all((number or 1) == len(parts) for number in told)
 
 
 def _is(one: Endpoint, other: Endpoint) -> bool:

@@ -26,9 +26,9 @@ from vpccni.components.policy_agent.latency import ProgrammingLatency
 from vpccni.components.policy_agent.layout import LAYOUT
 from vpccni.components.policy_agent.node_addresses import Address, NodeAddresses
 from vpccni.components.policy_agent.policy import Direction, prefix
-from vpccni.components.policy_agent.selection import PROVISIONAL_S, Behind
+from vpccni.components.policy_agent.selection import PARTS_WITHIN_S, PROVISIONAL_S, Behind
 from vpccni.components.policy_agent.sweeper import Sweeper
-from vpccni.components.policy_agent.telling import Drops, FlowLog, verdict_story
+from vpccni.components.policy_agent.telling import AuditDenies, Drops, FlowLog, verdict_story
 from vpccni.shared.backoff import Backoff
 from vpccni.shared.bus.server import Call
 from vpccni.shared.errors import KernelRefused, VpccniError
@@ -109,8 +109,10 @@ class Service:
         self._published_at = float("-inf")
         self._failures = 0
         self._again: Timer | None = None
+        self._parts_awaited = False
         self._local: frozenset[int] = frozenset()
         self._drops = Drops(process)
+        self._audit_denies = AuditDenies(process)
         self._latency = ProgrammingLatency(process)
 
     def start(self) -> None:
@@ -164,6 +166,7 @@ class Service:
         if self._flow_log is not None:
             self._flow_log(datapath, self._enforcement)
         self._process.healthy("datapath")
+        self._process.gauge("vpccni_policy_incomplete", partial(_incomplete, self._enforcement))
         kind = "taken over" if datapath.taken_over else "loaded"
         self._process.log.info("policy programs in force", kind=kind, count=len(self._names), detail=str(plan))
         self._process.detail = self._detail
@@ -262,6 +265,18 @@ class Service:
             self._process.count("vpccni_policy_switches", applied.switched)
             self._process.log.info("policies in force", count=applied.switched, policies=len(enforcement.policies))
         self._try_again(applied)
+        self._look_for_parts(enforcement)
+
+    def _look_for_parts(self, enforcement: Enforcement) -> None:
+        """Take policies whose objects never come all as they are, when their time is over."""
+        if enforcement.incomplete and not self._parts_awaited:
+            self._parts_awaited = True
+            self._process.log.info("policies wait for the rest of their objects", count=enforcement.incomplete)
+            self._process.loop.call_later(PARTS_WITHIN_S, self._on_parts_late)
+
+    def _on_parts_late(self) -> None:
+        self._parts_awaited = False
+        self._on_change(())
 
     def _adopt(self, enforcement: Enforcement, knowledge: Knowledge) -> None:
         """Take over pods that run under other programs, or that a policy selects although nothing is attached to them.
@@ -423,6 +438,8 @@ class Service:
         if self._datapath is not None:
             state = policy_state(self._datapath, self._names)
             self._drops.add(state.attached)
+            if self._enforcement is not None:
+                self._audit_denies.add(self._enforcement.audit_denials())
             self._process.publish(state)
 
 
@@ -451,6 +468,10 @@ def policy_state(datapath: Datapath, names: dict[int, str]) -> PolicyState:
 def sandbox_key(sandbox: Sandbox) -> str:
     """Return the sandbox as the one text that map entries remember a fingerprint of."""
     return f"{sandbox.network}/{sandbox.container_id}/{sandbox.ifname}"
+
+
+def _incomplete(enforcement: Enforcement) -> float:
+    return float(enforcement.incomplete)
 
 
 def _elements_used(datapath: Datapath, name: str) -> float:

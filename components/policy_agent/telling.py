@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vpccni.components.policy_agent.compiler import RuleClass
@@ -16,10 +16,14 @@ from vpccni.shared.process import Process
 
 DROPS: Final = "network_policy_drop_count_total"  # spec policy.md 5.15
 DROPPED_BYTES: Final = "network_policy_drop_bytes_total"
+AUDIT_DENIED: Final = "vpccni_policy_audit_denied_flows"
 
 
 class FlowLog:
-    """Writes verdicts as they come: denied ones at info, allowed ones at debug (spec policy.md 5.14)."""
+    """Writes verdicts as they come: denied ones at info, allowed ones at debug (spec policy.md 5.14).
+
+    What policies in audit mode would deny is written at info and with fields in either form: the reference's line cannot say it.
+    """
 
     def __init__(self, ring: Ring, enforcement: Enforcement, process: Process, *, structured: bool) -> None:
         self._ring, self._log, self._enforcement = ring, process.log, enforcement
@@ -31,8 +35,8 @@ class FlowLog:
         """Write what is in the ring."""
         for raw in self._ring.take():
             one = verdict(raw)
-            write = self._log.debug if one.allowed else self._log.info
-            if self._structured:
+            write = self._log.debug if one.allowed and not one.audit else self._log.info
+            if self._structured or one.audit:
                 write("flow", **fields(one, pod=self._pod, pod_at=self._pod_at, rule=self._rule))
             else:
                 write(line(one))
@@ -76,6 +80,22 @@ class Drops:
         self._before = now
 
 
+class AuditDenies:
+    """Counts the flows that policies in audit mode would have denied, by the policy that names the denial."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._before: dict[int, int] = {}
+
+    def add(self, hits: Mapping[RuleClass, int]) -> None:
+        """Take the hits of all rules in audit mode that deny; a number that went back began anew."""
+        for rule, count in hits.items():
+            known = self._before.get(rule.number, 0)
+            more = count - known if count >= known else count
+            self._process.count(AUDIT_DENIED, more, policy=str(rule.policy), direction=rule.direction.name.lower())
+        self._before = {rule.number: count for rule, count in hits.items()}
+
+
 def verdict_story(
     enforcement: Enforcement, ifindex: int, host_veth: str, packet: Packet, *, node: frozenset[int]
 ) -> VerdictStory:
@@ -96,11 +116,17 @@ def verdict_story(
 
 def because(reason: Reason, packet: Packet) -> str:
     """Return in words why."""
-    if reason.policy is None or reason.rule is None:
-        if reason.decision.allowed:
-            return f"no policy isolates the pod's {packet.direction.name.lower()}"
-        return f"the pod's {packet.direction.name.lower()} is isolated and no rule allows it"
+    if reason.decision.audit:
+        return f"it would be denied without audit mode: {_cause(reason, packet)}"
+    if reason.rule is None and reason.decision.allowed:
+        return f"no policy isolates the pod's {packet.direction.name.lower()}"
+    return _cause(reason, packet)
+
+
+def _cause(reason: Reason, packet: Packet) -> str:
     rule = reason.rule
+    if reason.policy is None or rule is None:
+        return f"the pod's {packet.direction.name.lower()} is isolated and no rule allows it"
     ports = ", ".join(map(str, rule.ports)) or "every port"
     excepts = f" except {', '.join(map(str, rule.excepts))}" if rule.excepts else ""
     way = "from" if packet.direction is Direction.INGRESS else "to"

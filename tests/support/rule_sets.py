@@ -62,7 +62,8 @@ def policies(draw: st.DrawFn, number: int) -> Policy:
     both = [tuple(draw(st.lists(rules(actions), max_size=4))) for _ in Direction]
     isolates = draw(st.frozensets(st.sampled_from(list(Direction)), min_size=1)) if ordinary else frozenset()
     key = PolicyKey("NetworkPolicy" if ordinary else "ClusterNetworkPolicy", "shop" if ordinary else "", f"p{number}")
-    return Policy(key, tier, (both[0], both[1]), isolates, draw(st.integers(0, 3)))
+    is_audit = draw(st.sampled_from([False, False, False, True]))
+    return Policy(key, tier, (both[0], both[1]), isolates, draw(st.integers(0, 3)), is_audit)
 
 
 @st.composite

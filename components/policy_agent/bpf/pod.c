@@ -565,7 +565,7 @@ inlined int judge_flow(struct __sk_buff *skb, struct packet *p, u32 direction, u
 	struct decision decision = decide(rule_set, judged, &p->key.peer, p->is_v6, p->key.protocol, port);
 	u32 rule = decision.rule;
 
-	if (!decision.allowed && exempt.lookup(&p->key.peer))
+	if (decision.allowed != DECISION_ALLOW && exempt.lookup(&p->key.peer))
 		return VERDICT_PASS; /* the node itself (spec policy.md 7, 8); no flow: both ways are free */
 
 	if (rule) {

@@ -201,11 +201,11 @@ class Node:
 
     def put_policy(
         self, name: str, pods: Sequence[Pod], *, ingress: Sequence[Any] | None = None, egress: Sequence[Any] | None = None,
-        labels: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None, of: str = "",
     ) -> None:  # fmt: skip
-        """Make or replace a PolicyEndpoint; the directions that are given are isolated."""
+        """Make or replace a PolicyEndpoint (a part of policy `of`); the directions that are given are isolated."""
         spec = {
-            "policyRef": {"name": name, "namespace": "default"},
+            "policyRef": {"name": of or name, "namespace": "default"},
             "podSelector": {"matchLabels": labels or {"none": "none"}},
             "podIsolation": [kind for kind, rules in (("Ingress", ingress), ("Egress", egress)) if rules is not None],
             "podSelectorEndpoints": [
@@ -214,7 +214,7 @@ class Node:
             "ingress": list(ingress or ()),
             "egress": list(egress or ()),
         }
-        body = {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+        body = {"metadata": {"name": name, "namespace": "default", "annotations": annotations or {}}, "spec": spec}
         at = f"{POLICY_ENDPOINTS}/{name}"
         if name in self._policies:
             self.api("PUT", at, body)
@@ -272,6 +272,9 @@ class Node:
 
     def count(self, name: str, **labels: str) -> float:
         return sum(one.value for one in self.status().counters if one.name == name and one.labels == labels)
+
+    def gauge(self, name: str) -> float:
+        return sum(one.value for one in self.status().gauges if one.name == name)
 
     def add(self, pod: Pod, mode: str = "standard") -> None:
         assert isinstance(self.call(pod.attach(mode)), Attached)

@@ -186,6 +186,64 @@ def test_a_denied_packet_is_counted_and_told_with_the_rule_that_decides(node: No
     assert node.count("network_policy_drop_count_total", direction="egress") == 0
 
 
+def test_audit_mode_lets_pass_what_it_tells_of(node: Node) -> None:
+    node.start_api()
+    log = node.run_dir / "flows.log"
+    node.start_agent(VPCCNI_AGENT_ENABLE_POLICY_EVENT_LOGS="true", VPCCNI_LOG_FILE=str(log))
+    pod, friend, stranger = pods_of(node, 3)
+    audit = {"networking.k8s.aws/policy-mode": "audit"}
+    node.put_policy("p", [pod], ingress=[rule(friend)], annotations=audit)
+    enforced(node, 1)
+    assert friend.reaches(pod)
+    assert stranger.reaches(pod), "it is told, not enforced"
+    assert pod.ping(1), "the node is exempt from audit as from enforcement"
+
+    def told() -> list[dict[str, Any]]:
+        return [
+            one for text in log.read_text().splitlines() if (one := json.loads(text)).get("verdict") == "AUDIT DENY"
+        ]
+
+    until(lambda: bool(told()), "the line", within_s=5.0)
+    (line,) = told()
+    assert (line["pod"], line["peer_pod"], line["tier"], line["policy"]) == (
+        f"default/{pod.name}", f"default/{stranger.name}", "NETWORK_POLICY", "NetworkPolicy default/p",
+    )  # fmt: skip
+    denied = {"policy": "NetworkPolicy default/p", "direction": "ingress"}
+    until(lambda: node.count("vpccni_policy_audit_denied_flows", **denied) == 1, "the count", within_s=8.0)
+    assert node.count("network_policy_drop_count_total", direction="ingress") == 0
+    answer = node.call(
+        GetVerdict(
+            namespace="default", name=pod.name, direction="ingress", address=stranger.address, protocol=6, port=80
+        )
+    )
+    assert isinstance(answer, Verdicts)
+    assert answer.stories[0].allowed
+    assert answer.stories[0].because.startswith("it would be denied without audit mode")
+
+    node.put_policy("p", [pod], ingress=[rule(friend)])
+    until(lambda: not stranger.reaches(pod), "the enforcement", within_s=ENFORCED_WITHIN_S)
+    assert friend.reaches(pod)
+    node.put_policy("p", [pod], ingress=[rule(friend)], annotations=audit)
+    until(lambda: stranger.reaches(pod), "the audit", within_s=ENFORCED_WITHIN_S)
+
+
+@pytest.mark.spec("policy.W-10")
+def test_a_policy_of_two_objects_is_not_applied_by_halves(api_node: Node) -> None:
+    pod, friend, stranger = pods_of(api_node, 3)
+    both = {"networking.k8s.aws/endpoint-parts": "2"}
+    api_node.put_policy("p", [pod], ingress=[rule(friend)], annotations=both)
+    until(lambda: api_node.gauge("vpccni_policy_incomplete") == 1, "the first half", within_s=ENFORCED_WITHIN_S)
+    assert stranger.reaches(pod), "half a policy would cut off what the other half allows"
+    api_node.put_policy("p-2", [], ingress=[rule(stranger)], annotations=both, of="p")
+    until(lambda: api_node.gauge("vpccni_policy_incomplete") == 0, "the whole", within_s=ENFORCED_WITHIN_S)
+    enforced(api_node, 1)
+    assert friend.reaches(pod)
+    assert stranger.reaches(pod)
+    third = api_node.pod()
+    api_node.add(third)
+    assert not third.reaches(pod)
+
+
 def test_why_names_the_rule(api_node: Node) -> None:
     pod, friend = pods_of(api_node, 2)
     api_node.put_policy("p", [pod], ingress=[rule(friend, ports=[{"protocol": "TCP", "port": 80}])])

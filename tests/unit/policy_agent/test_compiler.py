@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -55,19 +56,45 @@ def test_the_compiled_tables_say_what_the_policies_say(
     rule_set = compile_rule_set(policies, strict=strict)
     for packet in sent:
         decision, reason = judged(rule_set, packet), evaluate(policies, packet, strict=strict)
-        assert (decision.allowed, decision.tier) == (reason.decision.allowed, reason.decision.tier)
-        assert (decision.rule == 0) == (reason.rule is None)
+        assert decision._replace(rule=0) == reason.decision
+        assert (decision.rule == 0) == (reason.rule is None and not decision.audit)
         if decision.rule:
             named = rule_set.rules[decision.rule]
-            assert reason.rule is not None
-            assert (named.tier, named.action) == (decision.tier, reason.rule.action)
+            assert named.action is (Action.DENY if decision.audit or not decision.allowed else Action.ACCEPT)
+            assert named.audit == decision.audit
+            assert reason.rule is None or named.tier is decision.tier
             assert not named.ports or any(ports.has(packet.protocol, packet.port) for ports in named.ports)
+
+
+@pytest.mark.parametrize("tier", [Tier.NETWORK_POLICY, Tier.ADMIN, Tier.BASELINE])
+def test_a_policy_in_audit_mode_denies_nothing_and_its_denial_is_named(tier: Tier) -> None:
+    if tier is Tier.NETWORK_POLICY:
+        told = network_policy(Rule(prefix("10.1.1.1")), name="told")
+    else:
+        told = cluster_policy(tier, 5, Rule(prefix("10.2.0.0/16"), (), (), Action.DENY), name="told")
+    told = replace(told, audit=True)
+    rule_set = compile_rule_set([told], strict=False)
+    good, bad = (judged(rule_set, Packet(Direction.INGRESS, prefix(one), TCP, 80)) for one in ("10.1.1.1", "10.2.0.1"))
+    assert (good.allowed, good.audit) == (True, False)
+    assert (bad.allowed, bad.audit, bad.tier) == (True, True, tier)
+    assert rule_set.rules[bad.rule].policy == told.key
+    assert rule_set.judges
+    assert not rule_set.sides[0].isolated, "what cannot be read passes too"
+
+
+def test_audit_mode_opens_nothing() -> None:
+    """Neither strict mode nor an enforced policy is loosened by what a policy in audit mode allows."""
+    told = replace(network_policy(Rule(prefix("10.1.1.1")), name="told"), audit=True)
+    assert not allows([told], "10.1.1.1", 80, strict=True)
+    assert not allows([told, network_policy(Rule(prefix("10.3.0.0/16")))], "10.1.1.1", 80)
+    admin = replace(cluster_policy(Tier.ADMIN, 1, Rule(prefix("10.1.1.1"))), audit=True)
+    assert not allows([admin, network_policy()], "10.1.1.1", 80)
 
 
 @given(policy_sets(), st.randoms(use_true_random=False))
 def test_the_order_of_policies_and_rules_changes_no_byte(policies: list[Policy], random: object) -> None:
     turned = [
-        Policy(one.key, one.tier, (one.rules[0][::-1], one.rules[1][::-1]), one.isolates, one.priority)
+        Policy(one.key, one.tier, (one.rules[0][::-1], one.rules[1][::-1]), one.isolates, one.priority, one.audit)
         for one in reversed(policies)
     ]
     assert compile_rule_set(turned, strict=False) == compile_rule_set(policies, strict=False)

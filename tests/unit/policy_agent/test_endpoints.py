@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from vpccni.components.policy_agent.endpoints import Endpoint, EndpointWire, endpoint, united
+from vpccni.components.policy_agent.endpoints import (
+    MODE_ANNOTATION,
+    PARTS_ANNOTATION,
+    Endpoint,
+    EndpointWire,
+    endpoint,
+    united,
+)
 from vpccni.components.policy_agent.policy import TCP, UDP, Action, Direction, PolicyKey, Ports, Rule, Tier, prefix
 
 HOST = "10.0.1.20"
@@ -92,6 +99,20 @@ def test_a_rule_that_cannot_be_read_opens_nothing_and_is_counted(rule: dict[str,
     one = read({"policyRef": {"name": "p"}, "podIsolation": ["Ingress"], "ingress": [rule, {"cidr": "10.0.0.1"}]})
     assert one.rules[0] == (Rule(prefix("10.0.0.1")),)
     assert one.unreadable == 1
+
+
+def test_a_policy_is_in_audit_mode_when_all_its_objects_say_so() -> None:
+    told = read({"policyRef": {"name": "p"}}, annotations={MODE_ANNOTATION: "audit"})
+    enforced = read({"policyRef": {"name": "p"}})
+    assert told.audit
+    assert not enforced.audit
+    assert united([told, told]).audit
+    assert not united([told, enforced]).audit
+
+
+@pytest.mark.parametrize(("told", "parts"), [("3", 3), ("", 0), ("some", 0), ("-1", 0)])
+def test_an_object_tells_how_many_its_policy_has(told: str, parts: int) -> None:
+    assert read({"policyRef": {"name": "p"}}, annotations={PARTS_ANNOTATION: told}).parts == parts
 
 
 def test_all_objects_of_a_policy_count_together() -> None:

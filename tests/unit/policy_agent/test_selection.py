@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 from vpccni.components.policy_agent.endpoints import Endpoint, ListedPod, Subject
 from vpccni.components.policy_agent.policy import PolicyKey, Tier
 from vpccni.components.policy_agent.selection import (
+    NOTHING,
+    PARTS_WITHIN_S,
     PROVISIONAL_S,
     Behind,
+    Gathered,
     PodFacts,
-    PolicyObjects,
     gathered,
     selecting,
 )
@@ -34,8 +38,8 @@ def part(
 def names(
     parts: list[Endpoint], *, facts: PodFacts | None = WEB, now: float = 101.0, labels: dict[str, str] | None = None
 ) -> list[str]:
-    objects = gathered({Key("shop", str(at)): one for at, one in enumerate(parts)}, {})
-    return [one.key.name for one in selecting(objects.values(), POD, facts, {"shop": labels or {}}, now=now)]
+    objects = gathered({Key("shop", str(at)): one for at, one in enumerate(parts)}, NOTHING, now=now)
+    return [one.key.name for one in selecting(objects.policies.values(), POD, facts, {"shop": labels or {}}, now=now)]
 
 
 def test_a_listed_pod_is_selected_by_name_and_address_in_any_of_the_policys_objects() -> None:
@@ -62,13 +66,40 @@ def test_a_cluster_policy_selects_by_the_namespaces_labels() -> None:
 
 def test_policies_that_did_not_change_stay_the_same_objects() -> None:
     endpoints = {Key("shop", "a"): part("a"), Key("shop", "b"): part("b")}
-    before = gathered(endpoints, {})
+    before = gathered(endpoints, NOTHING, now=0.0)
     endpoints[Key("shop", "b")] = part("b", pods=(ListedPod("shop", "x", "1"),))
-    after = gathered(endpoints, before)
+    after = gathered(endpoints, before, now=0.0)
     a, b = (PolicyKey("NetworkPolicy", "shop", name) for name in "ab")
-    assert after[a] is before[a]
-    assert after[b] is not before[b]
-    assert isinstance(after[b], PolicyObjects)
+    assert after.policies[a] is before.policies[a]
+    assert after.policies[b] is not before.policies[b]
+
+
+@pytest.mark.spec("policy.W-10")
+def test_a_policy_is_applied_when_all_its_objects_are_there() -> None:
+    def seen(*told: int) -> dict[Key, Endpoint]:
+        return {Key("shop", str(at)): replace(part("p"), parts=number) for at, number in enumerate(told)}
+
+    def parts(one: Gathered) -> int:
+        return len(one.policies[name].parts) if name in one.policies else 0
+
+    name = PolicyKey("NetworkPolicy", "shop", "p")
+    alone = gathered(seen(0), NOTHING, now=0.0)
+    assert parts(alone) == 1
+    growing = gathered(seen(0, 3), alone, now=1.0)
+    growing = gathered(seen(0, 3, 3), growing, now=2.0)
+    assert parts(growing) == 1, "the first object still tells of no others: it was not changed yet"
+    whole = gathered(seen(3, 3, 3), growing, now=3.0)
+    assert (parts(whole), whole.waiting) == (3, {})
+    shrinking = gathered(seen(0, 3, 3), whole, now=4.0)
+    assert parts(shrinking) == 3
+    assert parts(gathered(seen(0), shrinking, now=5.0)) == 1
+
+    new = gathered(seen(2), NOTHING, now=0.0)
+    assert parts(new) == 0
+    assert parts(gathered(seen(2), new, now=PARTS_WITHIN_S - 1)) == 0
+    assert parts(gathered(seen(2), new, now=PARTS_WITHIN_S)) == 1, "nobody waits for ever"
+    assert parts(gathered(seen(2), NOTHING, now=0.0, first=True)) == 1, "it is in force from before a restart"
+    assert parts(gathered(seen(0, 0), NOTHING, now=0.0)) == 2, "another controller tells no number"
 
 
 @given(
