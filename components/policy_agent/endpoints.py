@@ -111,7 +111,8 @@ class Subject:
 class Endpoint:
     """One object. `unreadable`: rules that were left out. `triggered`: when the cause of its last change happened, as told.
 
-    `parts`: how many objects its policy has, as it says; 0 where it does not.
+    `parts`: how many objects its policy has, as it says; 0 where it does not. `owner`: the uid of what it was made for, empty where it
+    does not say: pods that name a port differently are in objects of several policies with one owner.
     """
 
     policy: PolicyKey
@@ -125,6 +126,7 @@ class Endpoint:
     triggered: str = ""
     audit: bool = False
     parts: int = 0
+    owner: str = ""
 
 
 TRIGGER_ANNOTATION: Final = "networking.k8s.aws/last-change-trigger-time"
@@ -158,7 +160,10 @@ def endpoint(wire: EndpointWire, local_hosts: frozenset[str]) -> Endpoint:
     is_audit = metadata.annotations.get(MODE_ANNOTATION) == AUDIT
     told = metadata.annotations.get(PARTS_ANNOTATION, "")
     parts = int(told) if told.isascii() and told.isdigit() else 0
-    return Endpoint(key, tier, rules, isolates, pods, subject, spec.priority, unreadable, triggered, is_audit, parts)
+    owner = next((one.uid for one in metadata.owner_references if one.uid), "")
+    return Endpoint(
+        key, tier, rules, isolates, pods, subject, spec.priority, unreadable, triggered, is_audit, parts, owner
+    )
 
 
 def _cluster_subject(subject: SubjectWire) -> Subject | None:

@@ -1,14 +1,16 @@
 """Which policies select the pod behind an interface. Pure; worked out anew from the copies each time, so nothing can go stale.
 
 A pod is selected by being listed in one of a policy's objects. One that is new, and not listed anywhere yet, is taken for selected
-by its labels: the controller needs its address first, and the pod must not be open meanwhile (spec policy.md W-22). That lasts
+by its labels: the controller needs its address first, and the pod must not be open meanwhile (spec policy.md W-22). Where it could be
+any of several policies of one owner, each for the pods that name a port alike, it is shut until one of them lists it. That lasts
 `PROVISIONAL_S`, because the selector in an object of another controller may be of the day it was created (2.2).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -20,6 +22,7 @@ from vpccni.shared.kube.objects import Key
 from vpccni.shared.messages.base import PodRef
 
 PROVISIONAL_S: Final = 60.0
+NOT_LISTED: Final = "pods that are not listed yet"
 PARTS_WITHIN_S: Final = 10.0
 """How long a policy waits for objects that its others tell of: a controller that died, or one that tells no number, must not hold it."""
 
@@ -45,12 +48,17 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class PolicyObjects:
-    """A policy with everything its objects say about whom it selects."""
+    """A policy with everything its objects say about whom it selects.
+
+    `closed`: the policy without what it allows. `owner`: the same for those that were made of one NetworkPolicy, each for other pods.
+    """
 
     policy: Policy
     parts: tuple[Endpoint, ...]
     pods: frozenset[ListedPod]
     subject: Subject | None
+    closed: Policy
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,10 @@ def _is(one: Endpoint, other: Endpoint) -> bool:
 
 def _objects(parts: tuple[Endpoint, ...]) -> PolicyObjects:
     pods = frozenset().union(*(part.pods for part in parts))
-    return PolicyObjects(united(parts), parts, pods, parts[-1].subject)
+    policy = united(parts)
+    key = policy.key._replace(name=f"{policy.key.name} ({NOT_LISTED})")
+    closed = replace(policy, key=key, rules=((), ()))
+    return PolicyObjects(policy, parts, pods, parts[-1].subject, closed, parts[-1].owner or str(policy.key))
 
 
 def selecting(
@@ -115,14 +126,18 @@ def selecting(
     now: float,
 ) -> list[Policy]:
     """Return those of `policies` (the pod's namespace's and the cluster's) that select the pod. `namespaces`: labels by name; `now`: seconds of boot time."""
-    is_new = now - behind.attached_at < PROVISIONAL_S
     listed = {ListedPod(behind.pod.namespace, behind.pod.name, address) for address in behind.addresses}
-    return [
-        one.policy
-        for one in policies
-        if not listed.isdisjoint(one.pods)
-        or (is_new and facts is not None and _is_meant(one, behind, facts, namespaces))
-    ]
+    listing: list[PolicyObjects] = []
+    others: list[PolicyObjects] = []
+    for one in policies:
+        (others if listed.isdisjoint(one.pods) else listing).append(one)
+    found = [one.policy for one in listing]
+    if facts is not None and now - behind.attached_at < PROVISIONAL_S:
+        settled = {one.owner for one in listing}
+        meant = [one for one in others if one.owner not in settled and _is_meant(one, behind, facts, namespaces)]
+        owners = Counter(one.owner for one in meant)
+        found += [one.policy if owners[one.owner] == 1 else one.closed for one in meant]
+    return found
 
 
 def by_namespace(policies: Iterable[PolicyObjects]) -> dict[str, list[PolicyObjects]]:

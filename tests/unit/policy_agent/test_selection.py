@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpccni.components.policy_agent.endpoints import Endpoint, ListedPod, Subject
-from vpccni.components.policy_agent.policy import PolicyKey, Tier
+from vpccni.components.policy_agent.policy import Direction, Policy, PolicyKey, Rule, Tier, prefix
 from vpccni.components.policy_agent.selection import (
     NOTHING,
     PARTS_WITHIN_S,
@@ -55,6 +55,28 @@ def test_a_new_pod_is_selected_by_its_labels_for_a_minute() -> None:
     assert names([by_label], now=100.0 + PROVISIONAL_S) == []
     assert names([part("p", subject=Subject(Selector({"app": "db"})))]) == []
     assert names([by_label], facts=PodFacts("u", {"app": "web"}, host_network=True)) == []
+
+
+def test_of_policies_made_of_one_only_the_one_that_lists_a_new_pod_counts_and_before_none_opens_anything() -> None:
+    """Pods that give a port's name different numbers are listed by different ones (decision 0009)."""
+    everything = Rule(prefix("0.0.0.0/0"))
+    by_label = Subject(Selector({"app": "web"}))
+    groups = [
+        replace(
+            part(name, subject=by_label), owner="u1", rules=((everything,), ()), isolates=frozenset({Direction.INGRESS})
+        )
+        for name in ("p", "p.5316ca1c")
+    ]
+
+    def chosen(parts: list[Endpoint]) -> list[Policy]:
+        objects = gathered({Key("shop", str(at)): one for at, one in enumerate(parts)}, NOTHING, now=101.0)
+        return selecting(objects.policies.values(), POD, WEB, {}, now=101.0)
+
+    before = chosen(groups)
+    assert [(policy.isolates, policy.rules) for policy in before] == [(frozenset({Direction.INGRESS}), ((), ()))] * 2
+    listed = replace(groups[1], pods=frozenset({ListedPod("shop", "web-0", "10.0.3.7")}))
+    assert [policy.key.name for policy in chosen([groups[0], listed])] == ["p.5316ca1c"]
+    assert [policy.key.name for policy in chosen(groups[:1])] == ["p"], "alone it is the pod's"
 
 
 @pytest.mark.spec("policy.T-119")
