@@ -6,7 +6,7 @@ to the caller, who calls again with back-off: a pod whose rule set cannot be wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -122,12 +122,17 @@ class Enforcement:
 
     def selecting(self, behind: Behind, facts: PodFacts | None = None) -> list[Policy]:
         """Return the policies that select who is behind an interface."""
+        candidates = [*self._index.get("", ()), *self._index.get(behind.pod.namespace, ())]
+        return self.selecting_of(candidates, behind, facts)
+
+    def selecting_of(
+        self, candidates: Iterable[PolicyObjects], behind: Behind, facts: PodFacts | None = None
+    ) -> list[Policy]:
+        """Return those of some policies that select who is behind an interface."""
         copies = self._copies
         if copies is None:
             return []
-        key = Key(behind.pod.namespace, behind.pod.name)
-        candidates = [*self._index.get("", ()), *self._index.get(behind.pod.namespace, ())]
-        facts = facts or copies.pods.get(key)
+        facts = facts or copies.pods.get(Key(behind.pod.namespace, behind.pod.name))
         return selecting(candidates, behind, facts, copies.namespaces, now=self._clock())
 
     # -- pods

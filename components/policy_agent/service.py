@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from vpccni.components.policy_agent.adoption import unattached
 from vpccni.components.policy_agent.datapath import Datapath, link_name
 from vpccni.components.policy_agent.endpoints import Endpoint
@@ -26,6 +28,7 @@ from vpccni.components.policy_agent.latency import ProgrammingLatency
 from vpccni.components.policy_agent.layout import LAYOUT
 from vpccni.components.policy_agent.node_addresses import Address, NodeAddresses
 from vpccni.components.policy_agent.policy import Direction, prefix
+from vpccni.components.policy_agent.previews import previews
 from vpccni.components.policy_agent.selection import PARTS_WITHIN_S, PROVISIONAL_S, Behind
 from vpccni.components.policy_agent.sweeper import Sweeper
 from vpccni.components.policy_agent.telling import AuditDenies, Drops, FlowLog, verdict_story
@@ -44,6 +47,8 @@ from vpccni.shared.messages.policy import (
     PolicyCounters,
     PolicyInterface,
     PolicyState,
+    PreviewPolicies,
+    Previews,
     Verdicts,
 )
 from vpccni.shared.process import Process
@@ -120,6 +125,7 @@ class Service:
         self._process.handle(Detach, self._on_detach)
         self._process.handle(Attach, self._on_attach)
         self._process.handle(GetVerdict, self._on_get_verdict)
+        self._process.handle(PreviewPolicies, self._on_preview)
         if self._switched_off or self._mode in OFF:
             self._process.detail = lambda: {"policy": "off"}
             self._process.log.info("policy is off", value=self._mode)
@@ -248,6 +254,14 @@ class Service:
             if (behind.pod.namespace, behind.pod.name) == (ask.namespace, ask.name) and ifindex in self._names
         ]
         return Verdicts(stories=stories, known=enforcement.knows)
+
+    async def _on_preview(self, ask: PreviewPolicies, call: Call) -> Message:
+        if self._enforcement is None or self._knowledge is None:
+            return Previews(pods=[], known=False)
+        try:
+            return previews(self._enforcement, ask, hosts=self._knowledge.hosts)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise BadQuestion("this is no endpoint object", why=str(error)) from error
 
     def _on_change(self, changes: Sequence[Change[Endpoint]]) -> None:
         enforcement, knowledge = self._enforcement, self._knowledge

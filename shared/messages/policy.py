@@ -92,3 +92,45 @@ class Verdicts(Message, frozen=True, kw_only=True, tag="policy.verdicts"):
 
     stories: list[VerdictStory]
     known: bool
+
+
+class PolicyName(msgspec.Struct, frozen=True):
+    """One policy; `namespace` is empty for those of the cluster."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class PreviewPolicies(Message, frozen=True, kw_only=True, tag="policy.preview"):
+    """What would change for this node's pods if `policies` had these endpoint objects (JSON documents) instead of theirs? Answer:
+    `Previews`; asking changes nothing.
+    """
+
+    policies: list[PolicyName]
+    endpoints: list[str]
+
+
+class PolicyChange(msgspec.Struct, frozen=True):
+    """Flows of `direction` between the pod and `peers` at `ports` would be `outcome`: allowed, denied, or audit deny (passed and told)."""
+
+    direction: str
+    outcome: str
+    ports: list[str]
+    peers: list[str]
+
+
+class PodPreview(msgspec.Struct, frozen=True):
+    """One pod. `isolated`: directions that would be from then on; `opened`: that would be no more. No changes: it stays as it is."""
+
+    pod: PodRef
+    isolated: list[str]
+    opened: list[str]
+    changes: list[PolicyChange]
+
+
+class Previews(Message, frozen=True, kw_only=True, tag="policy.previews"):
+    """One a pod with policy in force on this node. `known` false: the API has not told the policies yet."""
+
+    pods: list[PodPreview]
+    known: bool

@@ -10,6 +10,7 @@ vpccni plan [--json]                            what would be changed in the nod
 vpccni why [NAMESPACE/]POD [--json]             one pod's whole network, and what is missing or foreign
 vpccni support-bundle [--out FILE]              everything a supporter asks for, as one archive
 vpccni why POD --to|--from ADDRESS:PORT         what network policy says of a connection, and which rule decides
+vpccni policy dry-run FILE                      what policies would change for this node's pods, before they are applied
 vpccni settings [--json] [--changed]            every variable: its value, its source, what it means now
 vpccni node-start [-- COMMAND...]               prepare the node once, before the processes
 vpccni node-init                                the init container: plugins and sysctls
@@ -32,6 +33,7 @@ ELSEWHERE = {
     "agent-start": "vpccni.cni.agent_start",
     "node-init": "vpccni.cni.node_init",
     "node-start": "vpccni.cni.node_start",
+    "policy": "vpccni.components.policy_controller.dry_run",
     "ps": "vpccni.shared.ps_cli",
     "settings": "vpccni.shared.settings_cli",
     "support-bundle": "vpccni.shared.support_bundle",

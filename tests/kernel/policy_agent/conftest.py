@@ -230,7 +230,7 @@ class Node:
         body = {
             "metadata": {"name": pod.name, "labels": labels},
             "spec": {"nodeName": "node-1", "containers": []},
-            "status": {"podIPs": [{"ip": pod.address}]},
+            "status": {"podIP": pod.address, "podIPs": [{"ip": pod.address}], "hostIP": NODE_ADDRESS},
         }
         self.api("POST", "/api/v1/namespaces/default/pods", body)
 
