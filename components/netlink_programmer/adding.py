@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl
+from vpccni.components.netlink_programmer.carrier import can_send
 from vpccni.components.netlink_programmer.dad import DuplicateDetection, host_end_passed
 from vpccni.components.netlink_programmer.facts import IPV6, family_of
 from vpccni.components.netlink_programmer.frontdoor import HOST_SYSCTL, NETLINK, POD_SYSCTL, Frame
@@ -152,6 +153,11 @@ class Adding:
                     address=one.address,
                     table=one.route_table,
                     host_sysctl=frame.descriptors.get(HOST_SYSCTL, -1),
+                )
+            for pair in pairs:
+                ifname = pod_interface_name(request.sandbox, pair.index)
+                await can_send(
+                    self.process.loop, pod_socket, ifname, on=f"{ifname} of {request.pod}", deadline=deadline
                 )
             for pair, detection in detections:
                 await detection.passed(deadline=deadline)

@@ -19,6 +19,7 @@ from typing import Final
 
 from vpccni.components.netlink_programmer import decode, observe, rtnl, templates
 from vpccni.components.netlink_programmer import request as cni
+from vpccni.components.netlink_programmer.carrier import can_send
 from vpccni.components.netlink_programmer.dad import DuplicateDetection, host_end_passed
 from vpccni.components.netlink_programmer.egress_chains import ChainKeeper
 from vpccni.components.netlink_programmer.egress_request import (
@@ -181,6 +182,7 @@ class Egress:
         )
         pod_socket.send(side, on=on)
         self._open_host_end(frame.descriptors.get(HOST_SYSCTL, -1), config, pair, address)
+        await can_send(self._process.loop, pod_socket, config.ifname, on=on, deadline=deadline)
         if detection is not None:
             await detection.passed(deadline=deadline)
             await host_end_passed(self._process.loop, pair.ifindex, on=pair.host_veth, deadline=deadline)

@@ -31,6 +31,7 @@ RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
+IFLA_OPERSTATE: Final = 16
 IFLA_IFALIAS: Final = 20
 IFLA_GROUP: Final = 27
 HEADER: Final = struct.Struct("=IHHII")
@@ -88,9 +89,17 @@ class RouteSocket:
 
     def link(self, name: str) -> tuple[int, str, str] | None:
         """Return (ifindex, MAC, alias) of one link by name, None when there is none."""
-        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
-        payload = self.ask(RTM_GETLINK, body, on=name, none_if=(errno.ENODEV,))
+        payload = self._link_named(name)
         return None if payload is None else _link(payload)
+
+    def operational_state(self, name: str) -> int | None:
+        """Return the operational state of one link by name (RFC 2863), None when there is none."""
+        payload = self._link_named(name)
+        return None if payload is None else dict(attributes(payload, IFINFO.size))[IFLA_OPERSTATE][0]
+
+    def _link_named(self, name: str) -> bytes | None:
+        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+        return self.ask(RTM_GETLINK, body, on=name, none_if=(errno.ENODEV,))
 
     def ask(self, kind: int, body: bytes, *, on: str, none_if: Collection[int]) -> bytes | None:
         """Return the payload of the one answer to a targeted request, which is no dump; None for an error in `none_if`."""
