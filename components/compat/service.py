@@ -35,6 +35,7 @@ from vpccni.shared.messages.base import Message, PodRef, Sandbox
 from vpccni.shared.messages.common import GetStatus, Status
 from vpccni.shared.messages.inventory import Inventory
 from vpccni.shared.messages.policy import Attach, Attached, Detach, PolicyInterface
+from vpccni.shared.messages.wiring import Disown
 from vpccni.shared.process import Process
 
 TCP_ADDRESS: Final = ("127.0.0.1", 50051)  # spec rpc.md 1, as the next two
@@ -49,6 +50,8 @@ HEALTH_OF: Final = (names.NETLINK_PROGRAMMER, names.IP_ALLOCATOR)
 STATUS_WITHIN_S: Final = 0.8  # the probe waits 1 s (spec operations.md 12)
 MARGIN_S: Final = 0.2
 ASK_AGAIN_AT_LEAST_S: Final = 0.05
+DISOWNED_WITHIN_S: Final = 2.0
+"""Longer than the programmer takes to start."""
 LEDGER_WITHIN_S: Final = 4.0
 LEDGER_LOOK_S: Final = 0.1
 REMEMBERED: Final = 1024
@@ -137,11 +140,22 @@ class CompatService:
         sandbox = translate.sandbox_of(request)
         if sandbox is None:
             raise GrpcError(http2.UNKNOWN, translate.UNKNOWN_POD)
+        await self._disown(sandbox, deadline)
         ask = Release(sandbox=sandbox, reason=request.reason or "PodDeleted")
         answer = await self._ask(names.IP_ALLOCATOR, ask, deadline)
         if not isinstance(answer, Released) or not answer.interfaces:
             raise GrpcError(http2.UNKNOWN, translate.UNKNOWN_POD)
         return translate.released(answer.interfaces, self._process.settings)
+
+    async def _disown(self, sandbox: Sandbox, deadline: float) -> None:
+        """Before the plugin takes rules and route away: the programmer would put them back. While it is away nobody does."""
+        try:
+            until = min(deadline, self._process.loop.clock() + DISOWNED_WITHIN_S)
+            await self._ask(names.NETLINK_PROGRAMMER, Disown(sandbox=sandbox), until)
+        except GrpcError as error:
+            self._process.log.warning(
+                "a pod of the original's plugin is deleted unseen", sandbox=str(sandbox), error=str(error)
+            )
 
     async def _policy_config(self, request: Empty, deadline: float) -> ProtoMessage:
         return translate.policy_config(self._known_inventory(), self._process.settings)

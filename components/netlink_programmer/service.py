@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -36,12 +37,13 @@ from vpccni.components.netlink_programmer.survey import survey, unclaimed
 from vpccni.components.netlink_programmer.wired_pods import WiredPods
 from vpccni.components.netlink_programmer.wiring import Wired, Wirer, delete_links
 from vpccni.shared import names
+from vpccni.shared.bus.server import Call
 from vpccni.shared.errors import CniFailure, KernelRefused, SettingsError
 from vpccni.shared.loop import Future
 from vpccni.shared.messages.allocation import LedgerEntry, LedgerState, PoolState
-from vpccni.shared.messages.base import Sandbox
+from vpccni.shared.messages.base import Message, Sandbox
 from vpccni.shared.messages.inventory import Inventory
-from vpccni.shared.messages.wiring import Wiring, Wirings
+from vpccni.shared.messages.wiring import Disown, Disowned, Wiring, Wirings
 from vpccni.shared.process import Process
 
 FRONT_DOOR: Final = "front-door.sock"
@@ -49,6 +51,8 @@ SPOOL: Final = "spool"
 ADD_DEADLINE_S: Final = 20.0
 WIRINGS_AFTER_S: Final = 0.5
 BURY_AFTER_S: Final = 0.2
+DISOWNED_REMEMBERED: Final = 256
+"""Sandboxes that must not be adopted again between their being disowned and their release."""
 SPOOL_AGAIN_S: Final = 5.0
 
 
@@ -69,6 +73,8 @@ class ProgrammerService:
         self._wirer = Wirer(rtnl.RouteSocket(), bury=self._bury)
         self._adder = Adding(process, self._wirer, process.settings.network_policy_mode)
         self._enis = EniKeeper(process, self._pods, self._claimed_by_ledger)
+        self._disowned: OrderedDict[Sandbox, None] = OrderedDict()
+        process.handle(Disown, self._on_disown)
         self._explainer = Explainer(process, self._enis, self._wired, lambda: self._ledger or {})
         chains = ChainKeeper(process.loop, lambda: self._enis.firewall.backend or Backend.NFT)
         self._egress = Egress(process, self._wirer, chains)
@@ -267,6 +273,18 @@ class ProgrammerService:
         finally:
             self._digging = False
 
+    # -- the original's plugin, through compat
+
+    async def _on_disown(self, ask: Disown, call: Call) -> Message:
+        for one in self._wired.pop(ask.sandbox):
+            self._wirer.disclaim(one)
+            self._process.log.info("pod left to another plugin", sandbox=str(ask.sandbox), host_veth=one.host_veth)
+        self._disowned[ask.sandbox] = None
+        while len(self._disowned) > DISOWNED_REMEMBERED:
+            self._disowned.popitem(last=False)
+        self._wirings_soon()
+        return Disowned(sandbox=ask.sandbox)
+
     # -- CHECK, STATUS, GC
 
     def _check(self, request: CniRequest, frame: Frame) -> None:
@@ -389,7 +407,10 @@ class ProgrammerService:
             entry
             for sandbox, entries in (self._ledger or {}).items()
             for entry in entries
-            if sandbox not in self._adding and entry.address not in wired and not self._is_half_known(sandbox)
+            if sandbox not in self._adding
+            and sandbox not in self._disowned
+            and entry.address not in wired
+            and not self._is_half_known(sandbox)
         ]
 
     def _is_half_known(self, sandbox: Sandbox) -> bool:

@@ -239,6 +239,11 @@ class Wirer:
                 on=wired.host_veth,
             )
 
+    def disclaim(self, wired: Wired) -> None:
+        """Take the alias off a veth that another plugin is about to delete; one that is gone already is fine."""
+        with effect("netlink.set_alias"):
+            self._host.send([rtnl.set_link(wired.ifindex, alias="")], on=wired.host_veth, fine=GONE)
+
     def clear_away(self, left: Leftover) -> None:
         """Remove what is left of a sandbox that this process never wired."""
         messages = [templates.rule("del", rule) for rule in left.rules]

@@ -46,6 +46,18 @@ class Wirings(Message, frozen=True, kw_only=True, tag="wiring.wirings"):
     unclaimed: list[str] = []
 
 
+class Disown(Message, frozen=True, kw_only=True, tag="wiring.disown"):
+    """Tell that another plugin deletes a sandbox now: its network is looked after no longer. Answered by `Disowned`; asking twice is safe."""
+
+    sandbox: Sandbox
+
+
+class Disowned(Message, frozen=True, kw_only=True, tag="wiring.disowned"):
+    """Nothing of the sandbox is put back from here on."""
+
+    sandbox: Sandbox
+
+
 class GetPlan(Message, frozen=True, kw_only=True, tag="wiring.get_plan"):
     """Ask what the programmer would change in the kernel now. Answered by `Plan`; nothing is changed, asking twice is safe."""
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -27,6 +28,8 @@ from vpccni.components.compat.messages import (
 from vpccni.components.compat.wire import decode, encode
 
 ANSWERS_WITHIN_S = 10.0
+PUT_BACK_WITHIN_S = 3.0
+"""More than a repair takes, and than the programmer's heartbeat."""
 LOOPBACK = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", 50051), 2) as peer:
@@ -158,3 +161,18 @@ def test_a_socket_that_somebody_else_serves_is_left_to_him(compat: Compat) -> No
     finally:
         other.log.close()
     assert compat.health() == messages.SERVING
+
+
+def test_a_pod_that_the_originals_plugin_deletes_is_neither_put_back_nor_given_its_address_again(
+    compat: Compat,
+) -> None:
+    node: Any = compat.node
+    pod = node.add("leaves")
+    to_pod = f"ip rule show to {pod.address} priority 512"
+    assert node.shell(to_pod)
+    compat.delete(pod.container_id)
+    node.shell(f"ip rule del to {pod.address} priority 512; ip route del {pod.address}")  # as that plugin does next
+    time.sleep(PUT_BACK_WITHIN_S)
+    assert node.shell(to_pod) == ""
+    assert pod.address not in held(compat)
+    node.lab.delete_pod(pod.name)
