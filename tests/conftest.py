@@ -17,6 +17,8 @@ CHAPTERS = {
     "dataplane.18.": range(1, 45),
     "rpc.11.": range(1, 9),
     "operations.17.": range(1, 29),
+    "policy.T-": [f"{number:03}" for number in range(1, 142)],
+    "policy.W-": range(1, 36),
 }
 """The numbered rows of the chapters that this release builds on."""
 

@@ -78,6 +78,10 @@ class Filters:
             )
         if errors[0] == errno.EEXIST:
             errors[0] = 0  # the qdisc was there
+            if not any(errors) and self.seen(ifindex) != {name: one.id for name, one in programs.items()}:
+                errors[0] = (
+                    errno.EEXIST
+                )  # an `ingress` qdisc, which takes the filters of both hooks for packets from the pod
         for error, step in zip(errors, ("qdisc", *HOOKS), strict=True):
             if error:
                 raise KernelRefused(

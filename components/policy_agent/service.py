@@ -269,8 +269,9 @@ class Service:
             return
         first = not enforcement.knows
         enforcement.know(knowledge.copies)
-        self._adopt(enforcement, knowledge)
+        not_adopted = self._adopt(enforcement, knowledge)
         applied = enforcement.apply()
+        applied.failed |= not_adopted
         self._latency.observe(changes, failed=bool(applied.failed))
         if first:
             self._process.healthy("policies")
@@ -292,13 +293,15 @@ class Service:
         self._parts_awaited = False
         self._on_change(())
 
-    def _adopt(self, enforcement: Enforcement, knowledge: Knowledge) -> None:
-        """Take over pods that run under other programs, or that a policy selects although nothing is attached to them.
+    def _adopt(self, enforcement: Enforcement, knowledge: Knowledge) -> dict[int, VpccniError]:
+        """Take over pods that run under other programs, or that a policy selects although nothing is attached to them; return what
+        could not be, by interface.
 
         A pod that nothing ever judged stays open without a policy, also in strict mode (spec policy.md T-079). Old programs
         judge until then, and their pins go after the last (T-087).
         """
         assert self._datapath is not None
+        failed: dict[int, VpccniError] = {}
         links = {name: ifindex for ifindex, name in socket.if_nameindex()}
         for found in list(unattached(knowledge.copies.pods, links, enforcement.behind)):
             was_judged = self._datapath.is_filtered(found.ifindex)
@@ -311,12 +314,14 @@ class Service:
                 enforcement.attach(found.ifindex, link=found.link, sandbox="", behind=behind, facts=found.facts)
             except VpccniError as error:
                 self._process.log.warning("pod not taken over yet", pod=str(pod), error=error.line())
+                failed[found.ifindex] = error
                 continue
             self._names[found.ifindex] = found.link
             self._process.count("vpccni_policy_adopted", 1)
             self._process.log.info("pod taken over", pod=str(pod), host_veth=found.link)
         if not self._datapath.left_behind():
             self._datapath.forget_others()
+        return failed
 
     def _try_again(self, applied: Applied) -> None:
         """Have what failed tried again; a newer try takes the place of the one that waits."""

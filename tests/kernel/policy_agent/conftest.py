@@ -74,10 +74,10 @@ class Pod:
         return subprocess.run(self._node.inside(*command), stdout=subprocess.DEVNULL, check=False).returncode == 0
 
     @contextmanager
-    def program(self, code: str, *, wait_s: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+    def program(self, code: str, *words: str, wait_s: float = 0.0) -> Iterator[subprocess.Popen[str]]:
         """Run a Python program in the pod, with pipes to it; `wait_s` after those before it began to listen."""
         time.sleep(wait_s)
-        command = ["nsenter", "-t", str(self._holder.pid), "-n", sys.executable, "-c", code]
+        command = ["nsenter", "-t", str(self._holder.pid), "-n", sys.executable, "-c", code, *words]
         running = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -244,6 +244,33 @@ def test_a_policy_of_two_objects_is_not_applied_by_halves(api_node: Node) -> Non
     assert not third.reaches(pod)
 
 
+@pytest.mark.spec("policy.T-137", "policy.W-21")
+def test_rules_that_do_not_fit_are_refused_whole_and_what_was_in_force_stays(api_node: Node) -> None:
+    pod, friend, stranger = pods_of(api_node, 3)
+    api_node.put_policy("p", [pod], ingress=[rule(friend)])
+    enforced(api_node, 1)
+    several = {"networking.k8s.aws/endpoint-parts": "3"}
+    networks = [{"cidr": f"{20 + (at >> 15)}.{at >> 7 & 255}.{(at & 127) << 1}.0/23"} for at in range(132_000)]
+    for nth, name in enumerate(("p", "p-2", "p-3")):
+        part = networks[nth::3]
+        api_node.put_policy(name, [pod], ingress=[rule(stranger), *part], annotations=several, of="p")
+    until(
+        lambda: any("too large" in reason and "default/p" in reason for reason in api_node.status().reasons),
+        "the refusal",
+        within_s=30.0,
+    )
+    assert api_node.count("vpccni_policy_write_failures", code="rule_set_too_large") >= 1
+    used = api_node.bpftool("map", "dump", "pinned", api_node._pinned("networks"))
+    assert used == [], "nothing of it is written"
+    assert friend.reaches(pod)
+    assert not stranger.reaches(pod)
+    api_node.put_policy("p", [pod], ingress=[rule(stranger)])
+    for name in ("p-2", "p-3"):
+        api_node.delete_policy(name)
+    until(lambda: stranger.reaches(pod) and not friend.reaches(pod), "the smaller one", within_s=10.0)
+    assert api_node.status().state == "serving"
+
+
 def test_why_names_the_rule(api_node: Node) -> None:
     pod, friend = pods_of(api_node, 2)
     api_node.put_policy("p", [pod], ingress=[rule(friend, ports=[{"protocol": "TCP", "port": 80}])])
