@@ -116,11 +116,14 @@ class Lab:
             for done in [pool.submit(node.start_processes, progress=progress) for node in self.nodes]:
                 done.result()
 
-    def start_policy_controller(self) -> None:
-        """Start the cluster's policy controller, switched on (docs/policy.md). It is there in addition to the node processes."""
+    def start_policy_controller(self, *, flags: Sequence[str] = (), kill_point: str = "") -> int:
+        """Start the cluster's policy controller, switched on (docs/policy.md); return its process id.
+
+        It is there in addition to the node processes. `kill_point`: the effect it dies at, as "kube.patch 1 before".
+        """
         switch = {"metadata": {"name": "amazon-vpc-cni"}, "data": {"enable-network-policy-controller": "true"}}
         self.kube("POST", "/api/v1/namespaces/kube-system/configmaps", switch, expect=(201, 409))
-        start_policy_controller(self.vpc, self.state)
+        return start_policy_controller(self.vpc, self.state, flags=flags, kill_point=kill_point)
 
     # ------------------------------------------------------------------ nodes and pods
 

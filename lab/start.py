@@ -33,18 +33,27 @@ def start(place: Place, state: Path, name: str, module: list[str], more: Sequenc
         )  # fmt: skip
 
 
-def start_policy_controller(place: Place, state: Path) -> None:
-    """Start the policy controller as the cluster runs it, with its log in the state folder; it lives until the lab ends."""
+def start_policy_controller(place: Place, state: Path, *, flags: Sequence[str] = (), kill_point: str = "") -> int:
+    """Start the policy controller as the cluster runs it, with its log in the state folder; return its process id.
+
+    It lives until the lab ends, or dies at `kill_point` ("kube.patch 1 before").
+    """
     env = {
         "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
         "PYTHONSAFEPATH": "1",
         "KUBECONFIG": str(state / "kubeconfig"),
         LAB_MARK: str(state),
+        **({"VPCCNI_KILL_POINTS": "1", "VPCCNI_KILL_POINT": kill_point} if kill_point else {}),
     }
-    argv = [sys.executable, "-m", "vpccni.components.policy_controller", "--leader-election-namespace=kube-system"]
+    module = [sys.executable, "-m", "vpccni.components.policy_controller"]
+    argv = [*module, "--leader-election-namespace=kube-system", *flags]
     with open(state / "policy_controller.log", "ab") as log:
         output = log.fileno()
-        let_go(popen_in(place, argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, new_session=True))
+        program = popen_in(
+            place, argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, new_session=True
+        )
+    let_go(program)
+    return program.pid
 
 
 def wait_for(path: Path, program: subprocess.Popen[str], log: Path) -> None:
