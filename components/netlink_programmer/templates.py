@@ -213,7 +213,9 @@ def _pod_templates(family: _Family, index: int) -> tuple[bytes, ...]:
         _encode("addr", "add", family=family.number, index=_INDEX, address=family.address, prefixlen=family.bits),
         _encode("route", "replace", dst=f"{gateway}/{family.bits}", **family.scope(SCOPE_LINK), **common),
         _encode("route", "add", dst=f"{family.none}/0", gateway=gateway, **common),
-        _encode("neigh", "add", family=family.number, dst=gateway, lladdr=_MAC, ifindex=_INDEX, state=NUD_PERMANENT),
+        _encode(
+            "neigh", "replace", family=family.number, dst=gateway, lladdr=_MAC, ifindex=_INDEX, state=NUD_PERMANENT
+        ),
     ]
     if index:
         selector = {"src": family.address, "src_len": family.bits}

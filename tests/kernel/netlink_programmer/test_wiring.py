@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.sockets import Talker
 
 from vpccni.components.netlink_programmer import rtnl
 from vpccni.components.netlink_programmer.naming import MAIN_TABLE, alias_of, host_veth_name
@@ -23,6 +24,7 @@ BOX = Sandbox("container-1", "eth0")
 HOST_VETH = "enicc21c2d7785"
 ADDRESS, TABLE = "10.0.97.30", 2
 IFF_UP = "UP"
+TALKING_PODS, FAR_AWAY = 60, "10.9.9.9"
 
 
 def make_pair(node: Node, pod: Space, sandbox: Sandbox = BOX, host_veth: str = HOST_VETH) -> VethPair:
@@ -145,6 +147,21 @@ def test_taking_down_leaves_nothing_and_may_be_repeated(node: Node, new_pod: New
     assert pod.links() == empty_pod
     node.do(lambda: node.wirer.take_down(wired))
     assert picture(node) == empty
+
+
+def test_a_pod_that_speaks_while_it_is_wired_does_not_stop_that(node: Node, new_pod: NewPod) -> None:
+    """Its first packet makes the kernel ask for the gateway, whose neighbour the next message writes."""
+    for _ in range(TALKING_PODS):
+        pod = new_pod()
+        pair, socket = make_pair(node, pod), pod.socket()
+        talker = Talker(pod.path, b"hello", (FAR_AWAY, 9), every_s=0.0)
+        try:
+            node.do(lambda pair=pair, socket=socket: node.wirer.configure_pod(socket, pair, address=ADDRESS))
+        finally:
+            talker.close()
+            socket.close()
+        (neighbour,) = pod.ip("neigh", "show", "dev", "eth0", "to", "169.254.1.1")
+        assert (neighbour["lladdr"], neighbour["state"]) == (pair.mac, ["PERMANENT"])
 
 
 def test_taking_down_leaves_the_neighbours_alone(node: Node, new_pod: NewPod) -> None:
