@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vpccni.components.netlink_programmer import iptables
+from vpccni.components.netlink_programmer import egress_nft, iptables
 from vpccni.components.netlink_programmer.facts import IPV6, family_of, host_prefix
 from vpccni.components.netlink_programmer.firewall import Backend
 from vpccni.shared.errors import KernelRefused
@@ -96,15 +96,23 @@ class ChainKeeper:
 
     def __init__(self, loop: Loop, backend: Callable[[], Backend]) -> None:
         self._loop, self._backend = loop, backend
+        self._may_be_in_nft = True  # an image without iptables may have run before this one
         self._waiting: dict[bool, list[tuple[list[str], Future[None]]]] = {False: [], True: []}
         self._running = {False: False, True: False}
 
     def add(self, chain: EgressChain) -> Future[None]:
         """Make a chain that is not there; done when it is in force. Raises `KernelRefused`."""
+        if self._backend() is Backend.NFT and not iptables.has_programs(Backend.NFT):
+            self._may_be_in_nft = True
+            return self._loop.in_thread(egress_nft.add, chain.address, chain.node_address, chain.randomize)
         return self._queue(adding(chain), ipv6=chain.is_ipv6)
 
     async def remove(self, chain: EgressChain) -> None:
         """Remove a chain and what leads to it; nothing there is success. Raises `KernelRefused`."""
+        if self._may_be_in_nft:
+            await self._loop.in_thread(egress_nft.remove, chain.address)
+        if not iptables.has_programs(self._backend()):
+            return
         try:
             await self._queue(removing(chain), ipv6=chain.is_ipv6)
         except KernelRefused:
@@ -113,6 +121,8 @@ class ChainKeeper:
     async def is_whole(self, chain: EgressChain) -> bool:
         """Tell whether a chain is in force. Raises `KernelRefused`."""
         backend = self._backend()
+        if not iptables.has_programs(backend):
+            return await self._loop.in_thread(egress_nft.is_there, chain.address)
         saved = await self._loop.in_thread(lambda: iptables.save("nat", backend=backend, ipv6=chain.is_ipv6))
         return is_whole(chain, saved)
 

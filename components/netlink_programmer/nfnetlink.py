@@ -65,6 +65,12 @@ def table(name: str, chains: Iterable[str], *, ipv6: bool = False) -> NftTable |
     return read_table(name, found, rules)
 
 
+def has(question: NftStep) -> bool:
+    """Tell whether what a get message names is there. Raises `KernelRefused`."""
+    with _Talk() as talk:
+        return talk.is_there(question)
+
+
 def carry_out(steps: Sequence[NftStep]) -> None:
     """Carry out one batch: all of it, or nothing. Raises `KernelRefused` naming the step that was refused."""
     if not steps:
@@ -139,6 +145,20 @@ class _Talk:
                 if code in NOT_THERE or code in NO_NF_TABLES:
                     return None
                 raise rtnl.refused(code, "nf_tables cannot be asked", f"chain {chain}")
+
+    def is_there(self, question: NftStep) -> bool:
+        """Tell whether the kernel answers with the object, and not that there is none."""
+        self._asked += 1
+        family = _family(ipv6=question.ipv6)
+        self._socket.send(_message(question.kind, rtnl.NLM_F_ACK, self._asked, family, question.body))
+        while True:
+            for _, got, answered, payload in self._receive():
+                if answered != self._asked or got != rtnl.NLMSG_ERROR:
+                    continue
+                code = _code(payload)
+                if code and code not in NOT_THERE and code not in NO_NF_TABLES:
+                    raise rtnl.refused(code, "nf_tables cannot be asked", question.text)
+                return not code
 
     def batch(self, steps: Sequence[NftStep]) -> None:
         """Send the steps between a begin and an end; the last one asks for an acknowledgement."""

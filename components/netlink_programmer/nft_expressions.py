@@ -32,11 +32,11 @@ _NAT_BY_ADDRESS: Final = 1
 _NAT_HIGHEST_ADDRESS: Final = 4
 UNREACHABLE: Final = 0
 NETWORK_HEADER: Final = 1
-DESTINATION_OFFSET: Final = 16
+SOURCE_OFFSET, DESTINATION_OFFSET = 12, 16
 ADDRESS_BYTES: Final = 4
-DESTINATION_OFFSET_V6: Final = 24
+SOURCE_OFFSET_V6, DESTINATION_OFFSET_V6 = 8, 24
 ADDRESS_BYTES_V6: Final = 16
-FAMILY_IPV4: Final = 2
+FAMILY_IPV4, FAMILY_IPV6 = 2, 10
 VERDICT_JUMP, VERDICT_RETURN = -3, -5
 LINK_NAME_BYTES: Final = 16
 
@@ -97,10 +97,17 @@ class Put(NamedTuple):
     value: bytes
 
 
+class InSet(NamedTuple):
+    """Go on with the rule if the register's value is in a set of the table."""
+
+    name: str
+
+
 class TranslateSource(NamedTuple):
-    """Give the connection the IPv4 source address that is in the register; `flags`: how its port is chosen."""
+    """Give the connection the source address that is in the register; `flags`: how its port is chosen."""
 
     flags: int
+    ipv6: bool = False
 
 
 class Reject(NamedTuple):
@@ -121,7 +128,19 @@ class Other(NamedTuple):
 
 
 Expression = (
-    Load | Store | LoadHeader | AskRoutes | Bits | Compare | Verdict | Put | TranslateSource | Reject | Counter | Other
+    Load
+    | Store
+    | LoadHeader
+    | AskRoutes
+    | Bits
+    | Compare
+    | InSet
+    | Verdict
+    | Put
+    | TranslateSource
+    | Reject
+    | Counter
+    | Other
 )
 
 
@@ -161,8 +180,10 @@ def _body(one: Expression) -> tuple[str, bytes]:
             return "immediate", _big(1, VERDICT_REGISTER) + attribute(2 | NESTED, attribute(2 | NESTED, told))
         case Put(value):
             return "immediate", _big(1, REGISTER) + _value(2, value)
-        case TranslateSource(flags):
-            head = _big(1, NAT_SOURCE) + _big(2, FAMILY_IPV4) + _big(3, REGISTER)
+        case InSet(name):
+            return "lookup", attribute(1, name.encode() + b"\0") + _big(2, REGISTER)
+        case TranslateSource(flags, ipv6):
+            head = _big(1, NAT_SOURCE) + _big(2, FAMILY_IPV6 if ipv6 else FAMILY_IPV4) + _big(3, REGISTER)
             return "nat", head + (_big(7, flags) if flags else b"")
         case Reject(code):
             return "reject", _big(1, UNREACHABLE) + attribute(2, bytes([code]))
@@ -211,10 +232,13 @@ def _read(name: str, data: bytes) -> Expression:
         return Compare(_number(parts[2]), _bytes(parts[3]))
     if name == "immediate" and _is(parts, 1, REGISTER) and 2 in parts:
         return Put(_bytes(parts[2]))
+    if name == "lookup" and _is(parts, 2, REGISTER) and _is(parts, 5, 0, absent=True) and parts.keys() <= {1, 2, 5}:
+        return InSet(parts.get(1, b"").rstrip(b"\0").decode(errors="replace"))
     if name == "nat" and _is(parts, 1, NAT_SOURCE) and _is(parts, 3, REGISTER):
-        ours = _is(parts, 2, FAMILY_IPV4) and _is(parts, _NAT_HIGHEST_ADDRESS, REGISTER, absent=True)
+        family = _number(parts.get(2, b""))
+        ours = family in (FAMILY_IPV4, FAMILY_IPV6) and _is(parts, _NAT_HIGHEST_ADDRESS, REGISTER, absent=True)
         if ours and parts.keys() <= {1, 2, 3, _NAT_HIGHEST_ADDRESS, 7}:
-            return TranslateSource(_number(parts.get(7, b"")) & ~_NAT_BY_ADDRESS)
+            return TranslateSource(_number(parts.get(7, b"")) & ~_NAT_BY_ADDRESS, family == FAMILY_IPV6)
     if name == "reject" and _is(parts, 1, UNREACHABLE) and 2 in parts:
         return Reject(_number(parts[2]))
     if name == "immediate" and _is(parts, 1, VERDICT_REGISTER) and 2 in parts:

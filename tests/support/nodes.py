@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vpccni.lab.api import Lab
@@ -49,3 +51,17 @@ def pod_lines(pod: Pod, command: str) -> list[str]:
 
 def reaches(pod: Pod, target: str) -> bool:
     return pod.exec(["ping", "-c", "1", "-W", "1", target], check=False).returncode == 0
+
+
+@contextmanager
+def without_iptables(node: Node) -> Iterator[None]:
+    """No iptables program of the node can be run, in its own mount namespace."""
+    programs = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"]
+    node.exec(["sh", "-c", "echo > /run/no-program; chmod 644 /run/no-program"])
+    for program in programs:
+        node.exec(["mount", "--bind", "/run/no-program", program])
+    try:
+        yield
+    finally:
+        for program in programs:
+            node.exec(["umount", program])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.nodes import without_iptables
 from support.waiting import until as wait_until
 from tests_node import Monitor, NewConnections
 
@@ -207,24 +208,10 @@ def test_a_new_cidr_of_the_vpc_whose_rules_fail_is_tried_again(node: Any) -> Non
     until(lambda: "100.64" not in saved(node, "nft", "nat") + node.shell(marks), node.story)
 
 
-@contextmanager
-def without_iptables(node: Any) -> Iterator[None]:
-    """No iptables program of the node can be run, in its own mount namespace."""
-    programs = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"]
-    node.node.exec(["sh", "-c", "echo > /run/no-program; chmod 644 /run/no-program"])
-    for program in programs:
-        node.node.exec(["mount", "--bind", "/run/no-program", program])
-    try:
-        yield
-    finally:
-        for program in programs:
-            node.node.exec(["umount", program])
-
-
 @pytest.mark.spec("dataplane.18.23")
 def test_pods_of_a_node_without_iptables_reach_the_internet(node: Any, second: list[Any]) -> None:
     tables = "nft list tables"
-    with sign(node, "nft"), without_iptables(node):
+    with sign(node, "nft"), without_iptables(node.node):
         node.node.exec(["nft", "delete", "table", "ip", "nat"])
         node.node.kill("netlink_programmer")
         until(lambda: "table ip vpccni" in node.shell(tables), node.story)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.nodes import NodeOf, pod_lines, reaches
+from support.nodes import NodeOf, pod_lines, reaches, without_iptables
 
 from vpccni.lab.fabric import INTERNET_ADDRESS_V6
 
@@ -82,3 +82,20 @@ def test_egress_of_pods_deleted_while_every_process_is_dead_goes_later(egress_no
     )
     assert chains(egress_node) == []
     assert pod.address not in egress_node.shell("ip rule; ip route")
+
+
+@pytest.mark.spec("dataplane.18.23")
+def test_egress_needs_no_iptables_and_what_was_made_without_goes_with_it(egress_node: NodeOf) -> None:
+    table = "nft list table ip6 vpccni-egress"
+    with without_iptables(egress_node.node):
+        pods = [egress_node.add(name) for name in ("bare-0", "bare-1")]
+        for pod in pods:
+            asked = pod.exec(["curl", "-s", "-m", "2", f"http://[{INTERNET_ADDRESS_V6}]/"], check=False)
+            assert asked.stdout.strip() == egress_node.node.primary_ipv6
+        egress_node.lab.runtime(egress_node.node.name).check(pods[0].sandbox())
+        egress_node.lab.delete_pod("bare-0")
+        assert egress_node.shell(table).count("fd00::ac:") == 1
+    assert chains(egress_node) == []
+    assert reaches(pods[1], INTERNET_ADDRESS_V6)
+    egress_node.lab.delete_pod("bare-1")
+    assert "fd00::ac:" not in egress_node.shell(table)
