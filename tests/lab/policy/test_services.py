@@ -237,11 +237,13 @@ def test_a_pod_reaches_itself_through_its_own_service_where_its_policy_allows_it
 
 @pytest.mark.spec("policy.T-105")
 def test_access_follows_the_backends_of_a_service(services: Services) -> None:
-    with services.policy(to=[{"podSelector": WEB}], ports=[{"port": TARGET}]):
-        with services.service("web", services.near) as web:
-            services.becomes(reached=[(web.vip, PORT)])
-            mixed = Service(web.name, web.vip, (services.near, services.other))
-            services.lab.kube("PATCH", f"{SLICES}/web-1", endpoints(mixed))
-            services.becomes(refused=[(web.vip, PORT)])
-            services.lab.kube("PATCH", f"{SLICES}/web-1", endpoints(web))
-            services.becomes(reached=[(web.vip, PORT)])
+    with (
+        services.policy(to=[{"podSelector": WEB}], ports=[{"port": TARGET}]),
+        services.service("web", services.near) as web,
+    ):
+        services.becomes(reached=[(web.vip, PORT)])
+        mixed = Service(web.name, web.vip, (services.near, services.other))
+        services.lab.kube("PATCH", f"{SLICES}/web-1", endpoints(mixed))
+        services.becomes(refused=[(web.vip, PORT)])
+        services.lab.kube("PATCH", f"{SLICES}/web-1", endpoints(web))
+        services.becomes(reached=[(web.vip, PORT)])
