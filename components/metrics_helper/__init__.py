@@ -5,5 +5,5 @@ changes anything but its own lease. Of several replicas one collects and publish
 
 Core: `config` (flags and environment), `families` (what is forwarded under which name), `parse` (a pod's page), `aggregate` (sums and
 counters' deltas), `outbox` (what waits for CloudWatch), `republish` (the page of the sums).
-Adapters: `scrape` (pages through the API server), `cloudwatch`, `instance` (region and cluster id), `election` (the lease object).
+Adapters: `scrape` (pages through the API server), `cloudwatch`, `instance` (the cluster id by tags), `election` (the lease object).
 """

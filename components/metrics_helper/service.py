@@ -29,6 +29,7 @@ from vpccni.components.metrics_helper.scrape import Outcome, Scraper, Target
 from vpccni.shared.errors import CloudRefused, VpccniError
 from vpccni.shared.exposition import CONTENT_TYPE
 from vpccni.shared.http import NOT_FOUND, HttpServer, Reply
+from vpccni.shared.instance_identity import identity
 from vpccni.shared.kube import PODS, Kube, Wire
 from vpccni.shared.kube.election import RETRY_S
 from vpccni.shared.log import Log
@@ -278,7 +279,7 @@ def _cloudwatch_of(config: Config) -> CloudWatch:
     region, cluster_id = config.region, config.cluster_id
     version, timeout_s = config.version, float(config.http_timeout_s)
     if not region or not cluster_id:
-        found_region, instance_id = instance.identity(config.metadata_endpoint)
+        found_region, instance_id = identity(config.metadata_endpoint)
         region = region or found_region
         if not cluster_id:
             tags = cloudwatch.tags_of(instance_id, region=region, version=version, timeout_s=timeout_s)

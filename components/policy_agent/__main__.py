@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import vpccni
 from vpccni.components.policy_agent import layout
 from vpccni.components.policy_agent.datapath import Datapath
 from vpccni.components.policy_agent.enforcement import Enforcement
@@ -16,8 +17,10 @@ from vpccni.components.policy_agent.flags import Flags, flags_of
 from vpccni.components.policy_agent.knowledge import Knowledge
 from vpccni.components.policy_agent.objects import ObjectSource, compiled_programs
 from vpccni.components.policy_agent.service import Service
+from vpccni.components.policy_agent.shipper import Logs, Shipper
 from vpccni.components.policy_agent.telling import FlowLog
 from vpccni.shared import names
+from vpccni.shared.clock import wall_ns
 from vpccni.shared.kube import Kube
 from vpccni.shared.process import Process
 
@@ -49,7 +52,28 @@ def main(argv: list[str]) -> int:
 def flow_log(process: Process, flags: Flags, datapath: Datapath, enforcement: Enforcement) -> FlowLog:
     """Begin to write verdicts, into the agent's log as the reference does."""
     ring = Ring(datapath.map(layout.EVENTS), datapath.map(layout.EVENT_LIMITS))
-    return FlowLog(ring, enforcement, process, structured=flags.structured_log)
+    shipper = None
+    if flags.cloudwatch:
+        shipper = Shipper(process, lambda: open_logs(process), node=process.settings.node_name, wall_ms=wall_ms)
+    return FlowLog(ring, enforcement, process, structured=flags.structured_log, shipper=shipper)
+
+
+def open_logs(process: Process) -> Logs:
+    """Import what ships, some 20 MB, and return it."""
+    from vpccni.components.policy_agent import cloudwatch
+
+    raw = process.raw
+    return cloudwatch.Logs(
+        region=raw.get("AWS_REGION", "") or raw.get("AWS_DEFAULT_REGION", ""),
+        cluster=process.settings.cluster_name,
+        metadata=raw.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ""),
+        version=vpccni.__version__,
+    )
+
+
+def wall_ms() -> int:
+    """Return the wall clock in ms."""
+    return wall_ns() // 1_000_000
 
 
 def compile_ahead(source: ObjectSource) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 ENABLED: Final = "VPCCNI_AGENT_ENABLE_NETWORK_POLICY"
 EVENT_LOGS: Final = "VPCCNI_AGENT_ENABLE_POLICY_EVENT_LOGS"
+CLOUDWATCH: Final = "VPCCNI_AGENT_ENABLE_CLOUDWATCH_LOGS"
 STRUCTURED: Final = "VPCCNI_AGENT_STRUCTURED_FLOW_LOG"
 TRUE: Final = "true"
 
@@ -19,12 +20,13 @@ TRUE: Final = "true"
 @dataclass(frozen=True, slots=True)
 class Flags:
     """`enabled` None: not said, NETWORK_POLICY_ENFORCING_MODE decides. `event_logs`: verdicts go to the log, structured or as the
-    reference writes them.
+    reference writes them; `cloudwatch`: there too, which means nothing without them.
     """
 
     enabled: bool | None
     event_logs: bool
     structured_log: bool
+    cloudwatch: bool = False
 
 
 def flags_of(environ: Mapping[str, str]) -> Flags:
@@ -34,4 +36,5 @@ def flags_of(environ: Mapping[str, str]) -> Flags:
         None if enabled is None else enabled.lower() == TRUE,
         environ.get(EVENT_LOGS, "").lower() == TRUE,
         environ.get(STRUCTURED, "").lower() == TRUE,
+        environ.get(CLOUDWATCH, "").lower() == TRUE,
     )

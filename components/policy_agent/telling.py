@@ -11,6 +11,7 @@ from vpccni.components.policy_agent.evaluate import Packet, Reason, evaluate
 from vpccni.components.policy_agent.events import Ring
 from vpccni.components.policy_agent.flow_log import fields, line, verdict
 from vpccni.components.policy_agent.policy import Direction
+from vpccni.components.policy_agent.shipper import Shipper
 from vpccni.shared.messages.policy import PolicyCounters, VerdictStory
 from vpccni.shared.process import Process
 
@@ -25,9 +26,11 @@ class FlowLog:
     What policies in audit mode would deny is written at info and with fields in either form: the reference's line cannot say it.
     """
 
-    def __init__(self, ring: Ring, enforcement: Enforcement, process: Process, *, structured: bool) -> None:
+    def __init__(
+        self, ring: Ring, enforcement: Enforcement, process: Process, *, structured: bool, shipper: Shipper | None
+    ) -> None:
         self._ring, self._log, self._enforcement = ring, process.log, enforcement
-        self._structured = structured
+        self._structured, self._shipper = structured, shipper
         process.loop.watch(ring.fileno(), self.read)
         process.gauge("vpccni_policy_verdicts_lost", lambda: float(ring.lost()))
 
@@ -35,6 +38,8 @@ class FlowLog:
         """Write what is in the ring."""
         for raw in self._ring.take():
             one = verdict(raw)
+            if self._shipper is not None:
+                self._shipper.add(one)
             write = self._log.debug if one.allowed and not one.audit else self._log.info
             if self._structured or one.audit:
                 write("flow", **fields(one, pod=self._pod, pod_at=self._pod_at, rule=self._rule))
