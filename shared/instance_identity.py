@@ -17,8 +17,8 @@ TIMEOUT_S: Final = 2.0
 BODY_BYTES_AT_MOST: Final = 1 << 16
 
 
-def identity(endpoint: str) -> tuple[str, str]:
-    """Return (region, instance id) from the identity document; two requests. Raises CloudRefused."""
+def identity(endpoint: str, *, remedy: str) -> tuple[str, str]:
+    """Return (region, instance id) from the identity document; two requests. Raises CloudRefused with this remedy."""
     parts = urlsplit(endpoint or ENDPOINT)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
     base = parts.path.rstrip("/")
@@ -34,7 +34,7 @@ def identity(endpoint: str) -> tuple[str, str]:
             error_code="",
             on=endpoint or ENDPOINT,
             why=repr(error),
-            remedy="Let this process reach instance metadata, or set AWS_REGION and the cluster's name",
+            remedy=remedy,
         ) from error
     finally:
         connection.close()

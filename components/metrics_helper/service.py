@@ -279,7 +279,7 @@ def _cloudwatch_of(config: Config) -> CloudWatch:
     region, cluster_id = config.region, config.cluster_id
     version, timeout_s = config.version, float(config.http_timeout_s)
     if not region or not cluster_id:
-        found_region, instance_id = identity(config.metadata_endpoint)
+        found_region, instance_id = identity(config.metadata_endpoint, remedy="Set AWS_REGION and AWS_CLUSTER_ID")
         region = region or found_region
         if not cluster_id:
             tags = cloudwatch.tags_of(instance_id, region=region, version=version, timeout_s=timeout_s)

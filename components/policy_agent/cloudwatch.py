@@ -55,7 +55,7 @@ class Logs:
     def _make_place(self) -> None:
         region, instance = self._region, ""
         if not region or not self._cluster:
-            found, instance = identity(self._metadata)
+            found, instance = identity(self._metadata, remedy="Set AWS_REGION and CLUSTER_NAME")
             region = region or found
         cluster = self._cluster or self._tagged(instance, region)
         group = GROUP.format(cluster) if cluster else UNNAMED_GROUP
