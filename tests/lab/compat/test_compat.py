@@ -56,6 +56,7 @@ def test_an_address_is_given_once_however_often_it_is_asked_for_and_taken_back_o
     assert held(compat) == []
 
 
+@pytest.mark.spec("dataplane.18.33")
 def test_another_release_of_the_plugin_is_served_and_a_request_without_a_key_is_not(compat: Compat) -> None:
     assert compat.add("d" * 64, client_version="v1.22.2").success
     compat.delete("d" * 64)
