@@ -15,7 +15,7 @@ CHAIN_PLUGINS := ipam/dhcp ipam/host-local ipam/static $(addprefix main/,bridge 
 STATIC := gcc -std=c11 -Wall -Wextra -Werror -Os -static -s
 CODE := components shared cni lab bench charts images src tests
 
-.PHONY: setup demo test test-full test-long test-again check bench fleet chart images images-inputs spec-coverage clean
+.PHONY: setup demo test test-full test-long test-again check bench fleet chart kube-apiserver images images-inputs spec-coverage clean
 
 setup: $(STAMP) $(PROGRAMS)
 
@@ -52,7 +52,7 @@ test: setup check
 
 test-full: test test-long
 
-# What needs Go or minutes: every kill point, deadlines, cnitool.
+# What needs Go or minutes: every kill point, deadlines, cnitool, the real kube-apiserver.
 test-long: setup
 	$(PYTHON) -m pytest -q $(BESIDE) -m full -o timeout=1500
 
@@ -73,6 +73,10 @@ chart: $(STAMP) $(HELM)
 
 $(HELM):
 	GOBIN=$(CURDIR)/$(@D) GOFLAGS=-mod=mod CGO_ENABLED=0 go install helm.sh/helm/v3/cmd/helm@v3.19.5
+
+# A real API server and etcd for tests/contract, kept in the user's cache for every checkout: some 7 minutes once, with Go.
+kube-apiserver: $(STAMP)
+	PYTHONPATH=tests $(PYTHON) -m contract.programs
 
 # Every image, without a registry; what they take from outside the build stage is made before.
 images: images-inputs

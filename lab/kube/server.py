@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import jsonpatch
 
-from vpccni.lab.kube import defaults, events
+from vpccni.lab.kube import defaults, events, schema
 from vpccni.lab.kube.resources import BY_PATH, RESOURCES, Resource
 from vpccni.lab.kube.selectors import selector
 from vpccni.lab.kube.store import ApiError, Change, Object, Store
@@ -26,6 +26,7 @@ from vpccni.lab.unix_http import JsonHandler, UnixServer
 WATCH_DEFAULT_S: Final = 300.0
 BOOKMARK_S: Final = 5.0  # a real API server sends one a minute
 EVENTS: Final = BY_PATH[("events.k8s.io", "v1", "events")]
+DEFINITIONS: Final = BY_PATH[("apiextensions.k8s.io", "v1", "customresourcedefinitions")]
 _PATH = re.compile(
     r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
     r"(?:/namespaces/(?P<namespace>[^/]+)(?=/[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?$"
@@ -141,6 +142,8 @@ class Handler(JsonHandler):
             act(*self._route(unquote(url.path)))
         except ApiError as error:
             self._refuse(error)
+        except (jsonpatch.JsonPatchTestFailed, jsonpatch.JsonPatchConflict) as error:
+            self._refuse(ApiError(422, "Invalid", f"the server rejected our request: {error}"))
         except (ValueError, KeyError, TypeError, jsonpatch.JsonPatchException) as error:
             self._refuse(ApiError(400, "BadRequest", f"the request cannot be understood: {error!r}"))
 
@@ -263,10 +266,10 @@ class Handler(JsonHandler):
         if resource is EVENTS:
             events.check_new(new, at["namespace"])
         defaults.apply(resource, new)
-        self.reply(201, self.store.create(resource, at["namespace"], new))
+        self.reply(201, self.store.create(resource, at["namespace"], self._fitting(resource, new)))
 
     def _replace(self, resource: Resource, at: dict[str, str]) -> None:
-        new = self.body()
+        new = self._fitting(resource, self.body())
         self.reply(200, self.store.update(resource, at["namespace"], at["name"], lambda _: new, subresource=at["sub"]))
 
     def _patch(self, resource: Resource, at: dict[str, str]) -> None:
@@ -294,7 +297,27 @@ class Handler(JsonHandler):
                 events.check_change(before, merged)
             return merged
 
-        self.reply(200, self.store.update(resource, at["namespace"], at["name"], change, subresource=at["sub"]))
+        def fitting(before: Object) -> Object:
+            return self._fitting(resource, change(before), before)
+
+        self.reply(200, self.store.update(resource, at["namespace"], at["name"], fitting, subresource=at["sub"]))
+
+    def _fitting(self, resource: Resource, obj: Object, before: Object | None = None) -> Object:
+        """Return a custom object as its definition, where there is one, would store it. Raises ApiError 422.
+
+        What was wrong already, of before the definition, is let through: a real API server asks no more of a change (ratcheting).
+        """
+        definition = self.store.find(DEFINITIONS, "", f"{resource.plural}.{resource.group}")
+        if definition is None:
+            return obj
+        (form,) = (row["schema"]["openAPIV3Schema"] for row in definition["spec"]["versions"] if row["name"] == resource.version)  # fmt: skip
+        forms = {part: form["properties"][part] for part in ("spec", "status") if part in form["properties"]}
+        filled = {part: schema.completed(one, obj[part]) for part, one in forms.items() if part in obj}
+        old = {fault for part in filled if before for fault in schema.faults(forms[part], before.get(part, {}), part)}
+        wrong = [fault for part, value in filled.items() for fault in schema.faults(forms[part], value, part) if fault not in old]  # fmt: skip
+        if wrong:
+            raise ApiError(422, "Invalid", f"{resource.kind} is invalid: {'; '.join(wrong)}")
+        return {**obj, **filled}
 
     def _delete(self, resource: Resource, at: dict[str, str]) -> None:
         expected = ((self.body() or {}).get("preconditions") or {}).get("resourceVersion")

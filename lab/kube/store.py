@@ -70,6 +70,11 @@ class Store:
         with self.changed:
             return copy.deepcopy(self._find(resource, namespace, name))
 
+    def find(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Return the object itself, not to be changed, or None."""
+        with self.changed:
+            return self._objects.get(resource, {}).get((namespace, name))
+
     def create(self, resource: Resource, namespace: str, obj: Object) -> Object:
         """Store a new object; 409 if the name is taken."""
         with self.changed:
@@ -197,6 +202,7 @@ def _merge_parts(before: Object, after: Object, subresource: str) -> Object:
     after["metadata"] = {**after.get("metadata", {}), **kept}
     if "deletionTimestamp" in before["metadata"]:
         after["metadata"]["deletionTimestamp"] = before["metadata"]["deletionTimestamp"]
+    after.pop("status", None)
     if "status" in before:
         after["status"] = before["status"]
     after |= {"apiVersion": before["apiVersion"], "kind": before["kind"]}
