@@ -67,6 +67,8 @@ TIDY_EVERY_S: Final = 5.0
 LISTS_WITHIN_S: Final = 5.0
 """How long an ADD waits for the first lists of an API server that has not refused them."""
 LOOK_EVERY_S: Final = 0.02
+NOT_AGAIN_S: Final = 300.0
+"""How long an interface that was detached is not taken over, were its link and its pod's object still there (spec policy.md T-092)."""
 
 
 class PolicyOff(VpccniError):
@@ -110,6 +112,7 @@ class Service:
         self._loaded: Future[None] = Future()
         self._names: dict[int, str] = {}
         self._held: dict[Sandbox, set[int]] = {}
+        self._detached: dict[int, float] = {}
         self._publishing = False
         self._published_at = float("-inf")
         self._failures = 0
@@ -302,10 +305,12 @@ class Service:
         """
         assert self._datapath is not None
         failed: dict[int, VpccniError] = {}
-        links = {name: ifindex for ifindex, name in socket.if_nameindex()}
+        now = self._process.loop.clock()
+        self._detached = {ifindex: at for ifindex, at in self._detached.items() if now - at < NOT_AGAIN_S}
+        links = {name: ifindex for ifindex, name in socket.if_nameindex() if ifindex not in self._detached}
         for found in list(unattached(knowledge.copies.pods, links, enforcement.behind)):
             was_judged = self._datapath.is_filtered(found.ifindex)
-            long_ago = self._process.loop.clock() - PROVISIONAL_S
+            long_ago = now - PROVISIONAL_S
             pod = PodRef(found.pod.namespace, found.pod.name, found.facts.uid)
             behind = Behind(pod, found.facts.addresses, was_judged and self._mode == STRICT, long_ago)
             if not was_judged and not enforcement.selecting(behind):
@@ -364,6 +369,7 @@ class Service:
             )
             self._process.count("vpccni_policy_attaches", 1, filters="put" if put else "kept")
             self._names[interface.ifindex] = link
+            self._detached.pop(interface.ifindex, None)
         self._held[ask.sandbox] = {interface.ifindex for interface in ask.interfaces}
         if not self._enforcement.knows:
             self._admitted_unknown(ask, mode)
@@ -430,6 +436,7 @@ class Service:
             return
         if datapath.detach(ifindex):
             self._process.count("vpccni_policy_detaches", 1)
+        self._detached[ifindex] = self._process.loop.clock()
         self._forget_name(ifindex)
 
     def _forget_name(self, ifindex: int) -> None:

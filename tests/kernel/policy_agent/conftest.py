@@ -41,8 +41,8 @@ def octets(shown: list[str]) -> bytes:
 class Pod:
     """A network namespace with eth0, and the host end of its pair in the node."""
 
-    def __init__(self, node: Node, number: int) -> None:
-        self.name, self.number = f"pod-{number}", number
+    def __init__(self, node: Node, number: int, name: str = "") -> None:
+        self.name, self.number = name or f"pod-{number}", number
         self.host_veth = f"eni{hashlib.sha1(f'default.{self.name}'.encode()).hexdigest()[:11]}"
         self.address, self.gateway = f"10.9.{number}.2", f"10.9.{number}.1"
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
@@ -151,8 +151,8 @@ class Node:
         shown = json.loads(self.run("tc", "-j", "filter", "show", "dev", pod.host_veth, hook))
         return [one for one in shown if "options" in one]
 
-    def pod(self) -> Pod:
-        pod = Pod(self, len(self._pods) + 1)
+    def pod(self, name: str = "") -> Pod:
+        pod = Pod(self, len(self._pods) + 1, name)
         self._pods.append(pod)
         return pod
 

@@ -46,7 +46,9 @@ def enforced(node: Node, count: float) -> None:
     until(lambda: node.count("vpccni_policy_switches") >= count, "the switch", within_s=ENFORCED_WITHIN_S)
 
 
-@pytest.mark.spec("policy.T-001", "policy.T-002", "policy.T-007", "policy.T-008", "policy.T-011", "policy.T-090")
+@pytest.mark.spec(
+    "policy.T-001", "policy.T-002", "policy.T-007", "policy.T-008", "policy.T-011", "policy.T-073", "policy.T-090"
+)
 def test_a_policy_holds_for_its_pods_changes_and_goes(api_node: Node) -> None:
     pod, friend, stranger = pods_of(api_node, 3)
     assert friend.reaches(pod)
@@ -114,6 +116,7 @@ def test_a_restart_changes_nothing_and_goes_on(api_node: Node) -> None:
     assert not friend.reaches(pod)
 
 
+@pytest.mark.spec("policy.W-1")
 def test_pods_with_the_same_policies_share_a_rule_set(api_node: Node) -> None:
     pods = pods_of(api_node, 4)
     api_node.put_policy("deny", pods[:3], ingress=[rule(pods[3])])
@@ -367,7 +370,7 @@ def test_the_time_from_an_event_to_110_pods_is_reported(
     print(api_node.status().detail)
 
 
-@pytest.mark.spec("policy.T-063", "policy.T-065")
+@pytest.mark.spec("policy.T-063", "policy.T-064", "policy.T-065")
 def test_connections_from_before_the_first_policy_are_judged_by_who_began_them(api_node: Node) -> None:
     api_node.run("nft", "add", "table", "ip", "track")
     api_node.run("nft", "add chain ip track seen { type filter hook forward priority 0; }")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -268,7 +269,9 @@ def _is_discovery(raw: bytes) -> bool:
     return kind == ICMPV6 and not mapped and len(packet) >= at + 8 and (130 <= packet[at] <= 137 or packet[at] == 143)
 
 
-@pytest.mark.spec("policy.T-093", "policy.T-094", "policy.T-114", "policy.W-19", "policy.W-33")
+@pytest.mark.spec(
+    "policy.T-093", "policy.T-094", "policy.T-095", "policy.T-103", "policy.T-114", "policy.W-19", "policy.W-33"
+)
 def test_the_nodes_addresses_are_exempt_both_ways_and_no_others(pod: Programs) -> None:
     pod.exempt("10.250.0.9")
     pod.exempt("2001:db8:fa::9")
@@ -278,6 +281,44 @@ def test_the_nodes_addresses_are_exempt_both_ways_and_no_others(pod: Programs) -
         assert pod.sends(node, TCP, 10250, direction=EGRESS)
     assert not pod.sends("10.250.0.10", TCP, 8080)
     assert pod.flows() == 0
+
+
+@pytest.mark.spec("policy.T-068")
+def test_a_long_quiet_connection_is_still_answered(pod: Programs) -> None:
+    pod.select([policy(ingress=(), egress=(allow(A4, Ports(TCP, 80, 80)),))])
+    assert pod.sends(A4, TCP, 80, direction=EGRESS)
+    assert pod.sends(A4, TCP, 80, direction=EGRESS, answer=True, flags=SYN | ACK)
+    pod.age_flows(3600.0)
+    assert pod.sends(A4, TCP, 80, direction=EGRESS, answer=True, flags=ACK)
+
+
+@pytest.mark.spec("policy.T-102")
+def test_a_node_local_resolver_needs_a_rule_of_its_own(pod: Programs) -> None:
+    resolvers = ("169.254.20.10", "169.254.169.254", "169.254.170.23")
+    dns = (Ports(UDP, 53, 53), Ports(TCP, 53, 53))
+    pod.select([policy(egress=(allow("10.96.0.10", *dns),))])
+    assert pod.sends("10.96.0.10", UDP, 53, direction=EGRESS)
+    assert not any(pod.sends(one, UDP, 53, direction=EGRESS) for one in resolvers)
+    pod.select([policy(egress=(allow("10.96.0.10", *dns), allow("169.254.0.0/16", *dns)))])
+    assert all(pod.sends(one, UDP, 53, direction=EGRESS) for one in resolvers)
+
+
+@pytest.mark.spec("policy.T-139", "policy.W-29")
+def test_a_ring_that_nobody_reads_changes_no_verdict(pod: Programs) -> None:
+    pod.select([policy(ingress=(allow(A4),))])
+    pod.write(layout.OPTIONS, layout.NUMBER.pack(layout.OPTION_FLAGS), layout.NUMBER.pack(layout.OPTION_EVENTS))
+    until_s = time.monotonic() + 2.0  # 500 in 100 ms and CPU: the ring is full long before
+    while time.monotonic() < until_s:
+        assert not pod.sends(B4, UDP, 9)
+    lost = libbpf.lookup(
+        pod.maps[layout.EVENT_LIMITS.name],
+        layout.NUMBER.pack(0),
+        layout.EVENT_LIMIT.size * libbpf.possible_cpus(),
+    )
+    assert lost is not None
+    assert sum(count for _, _, count in layout.EVENT_LIMIT.iter_unpack(lost)) > 0
+    assert pod.sends(A4, UDP, 9)
+    pod.write(layout.OPTIONS, layout.NUMBER.pack(layout.OPTION_FLAGS), layout.NUMBER.pack(0))
 
 
 @pytest.mark.spec("policy.T-069")

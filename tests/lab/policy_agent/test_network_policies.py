@@ -109,7 +109,7 @@ def echoed(talk: subprocess.Popen[str]) -> bool:
     return talk.stdout.readline() != ""
 
 
-@pytest.mark.spec("policy.W-9", "policy.T-067")
+@pytest.mark.spec("policy.W-9", "policy.T-066", "policy.T-067")
 def test_an_open_connection_goes_on_while_it_is_allowed_and_ends_when_it_is_not(cluster: Cluster) -> None:
     server, client = cluster.server(0, "server", app="db"), cluster.pod(1, "client", role="client")
     select = {"matchLabels": {"app": "db"}}

@@ -101,6 +101,14 @@ def test_a_rule_that_cannot_be_read_opens_nothing_and_is_counted(rule: dict[str,
     assert one.unreadable == 1
 
 
+@pytest.mark.spec("policy.T-122", "policy.W-31")
+def test_a_domain_name_opens_nothing_and_is_no_fault() -> None:
+    spec = {"policyRef": {"name": "p"}, "podIsolation": ["Egress"], "egress": [{"domainName": "example.com"}]}
+    one = read(spec)
+    assert (one.rules[Direction.EGRESS], one.unreadable) == ((), 0)
+    assert one.isolates == {Direction.EGRESS}
+
+
 def test_a_policy_is_in_audit_mode_when_all_its_objects_say_so() -> None:
     told = read({"policyRef": {"name": "p"}}, annotations={MODE_ANNOTATION: "audit"})
     enforced = read({"policyRef": {"name": "p"}})

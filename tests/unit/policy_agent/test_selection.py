@@ -137,3 +137,17 @@ def test_operators_come_in_opposites(labels: dict[str, str], key: str, values: f
     assert holds("Exists") != holds("DoesNotExist")
     assert holds("In") == (labels.get(key) in values)
     assert not holds("Like")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("pqr"), st.booleans()), max_size=20))
+@pytest.mark.spec("policy.W-14")
+def test_after_any_changes_the_policies_are_those_of_a_fresh_look(changes: list[tuple[str, str, bool]]) -> None:
+    endpoints: dict[Key, Endpoint] = {}
+    seen = NOTHING
+    for name, policy, is_there in changes:
+        if is_there:
+            endpoints[Key("shop", name)] = part(policy, pods=(ListedPod("shop", name, "1"),))
+        else:
+            endpoints.pop(Key("shop", name), None)
+        seen = gathered(endpoints, seen, now=0.0)
+    assert seen == gathered(endpoints, NOTHING, now=0.0)
