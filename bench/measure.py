@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from vpccni.bench import ledger_scale, modes, processes, upkeep
+from vpccni.bench import ledger_scale, modes, policies, processes, upkeep
 from vpccni.bench.rows import RATE_UNIT, Row, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.shared import names
@@ -127,6 +127,9 @@ class Bench:
 
         with self.lab(f"{MANY_HELD} pods held", MANY_POOL, pool=MANY_HELD + self.size.pods) as node:
             self.among_many(node, policy_on["p50"])
+        with self.lab("network policies", STEADY):
+            size, lab = self.size, Lab.attach(LAB)
+            policies.measure(self, lab, pods=size.pods, burst=size.burst, held=size.held, at_once=AT_ONCE)
         for mode in modes.MODES:
             self.say(f"lab: {mode.what}")
             modes.measure(mode, self, pods=self.size.pods, at_once=AT_ONCE, told=self.told)
