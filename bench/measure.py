@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from vpccni.bench import ledger_scale, modes, policies, processes, upkeep
+from vpccni.bench import ledger_scale, modes, packets, policies, policy_maps, processes, upkeep
 from vpccni.bench.rows import RATE_UNIT, Row, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.shared import names
@@ -134,8 +134,23 @@ class Bench:
             self.say(f"lab: {mode.what}")
             modes.measure(mode, self, pods=self.size.pods, at_once=AT_ONCE, told=self.told)
         self.calls()
+        self.policy_programs()
         figures = percentiles(ledger_scale.seconds(LEDGER_ROUNDS))
         self.row("allocator alone: assign and release, 10,000 held", "ms", figures, {"p99": LEDGER_MS})
+
+    def policy_programs(self) -> None:
+        """What the policy programs, their maps and the sweep of flows take."""
+        self.say("policy programs and maps")
+        for name, value in policy_maps.figures().items():
+            what, _, unit = name.rpartition(", ")
+            budget = {"value": policy_maps.BUDGETS[name]} if name in policy_maps.BUDGETS else {}
+            self.row(f"policy: {what}", unit, {"value": value}, budget)
+        one = packets.Bench()
+        for what, ns in packets.figures(one):
+            budget = {"value": packets.BUDGETS_NS[what]} if what in packets.BUDGETS_NS else {}
+            self.row(f"policy, a packet: {what}", "ns", {"value": ns}, budget)
+        for program, count in one.instructions.items():
+            self.row(f"policy: instructions of {program}", "", {"value": count})
 
     @contextmanager
     def lab(

@@ -30,6 +30,7 @@ EMPTY: Final = bytes.fromhex("b700000000000000" + "9500000000000000")
 POD: Final = bytes((10, 9, 0, 2))
 FRIEND, STRANGER = bytes((10, 1, 1, 1)), bytes((10, 1, 1, 2))
 SYN, ACK, FIN = 2, 16, 1
+BUDGETS_NS: Final = {"no policy": 45.0, "established": 90.0, "new flow allowed": 400.0, "denied": 120.0}
 
 
 def tcp_frame(source: bytes, port: int, flags: int) -> bytes:

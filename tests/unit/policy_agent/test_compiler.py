@@ -66,6 +66,19 @@ def test_the_compiled_tables_say_what_the_policies_say(
             assert not named.ports or any(ports.has(packet.protocol, packet.port) for ports in named.ports)
 
 
+@pytest.mark.spec("policy.T-115")
+def test_each_protocol_of_a_cluster_policy_follows_its_own_rule() -> None:
+    both = cluster_policy(
+        Tier.ADMIN,
+        1,
+        Rule(prefix("10.0.0.0/8"), (), (Ports(UDP),)),
+        Rule(prefix("10.0.0.0/8"), (), (Ports(TCP),), Action.DENY),
+    )
+    assert allows([both, network_policy()], "10.1.1.1", 53, protocol=UDP)
+    assert not allows([both], "10.1.1.1", 53, protocol=TCP)
+    assert allows([both], "10.1.1.1", 53, protocol=SCTP)
+
+
 @pytest.mark.parametrize("tier", [Tier.NETWORK_POLICY, Tier.ADMIN, Tier.BASELINE])
 def test_a_policy_in_audit_mode_denies_nothing_and_its_denial_is_named(tier: Tier) -> None:
     if tier is Tier.NETWORK_POLICY:

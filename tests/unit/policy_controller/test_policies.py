@@ -71,6 +71,7 @@ def test_a_cluster_policy_without_place_or_subject_is_not_used(change: Doc) -> N
     assert policy(Kind.CLUSTER, spec).subject is None
 
 
+@pytest.mark.spec("policy.T-121")
 def test_domains_with_deny_or_beside_another_selector_are_refused() -> None:
     rule = {"action": "Deny", "to": [{"domainNames": ["example.com"]}]}
     spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [rule]}

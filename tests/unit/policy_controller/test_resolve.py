@@ -189,6 +189,7 @@ def test_a_denied_backend_denies_the_virtual_address() -> None:
 # -- other kinds
 
 
+@pytest.mark.spec("policy.T-015")
 def test_an_application_policy_without_types_isolates_ingress() -> None:
     assert policy(Kind.APPLICATION, {"podSelector": {}}).isolation == ("Ingress",)
 
@@ -214,6 +215,7 @@ def test_ports_without_protocol_are_tcp_and_named_ports_of_cluster_policies_reso
     assert {port for entry in group.ingress for port in entry.ports} == {Port("TCP", 8080), Port("TCP", 53)}
 
 
+@pytest.mark.spec("policy.T-118")
 def test_every_peer_of_a_cluster_rule_counts_whatever_the_first_one_matches() -> None:
     cluster = cluster_of([pod_document("a", "10.0.0.1", namespace="m")], {"n": {}, "m": {"team": "m"}})
     peers = [{"namespaces": {"matchLabels": {"team": "nobody"}}}, {"namespaces": {"matchLabels": {"team": "m"}}}]
@@ -222,6 +224,7 @@ def test_every_peer_of_a_cluster_rule_counts_whatever_the_first_one_matches() ->
     assert group.ingress == {Entry("10.0.0.1", action="Deny")}
 
 
+@pytest.mark.spec("policy.T-117", "policy.W-6")
 def test_a_rule_for_all_ports_is_not_narrowed_by_another_for_one() -> None:
     cluster = cluster_of([web("a", "10.0.0.1")])
     peer = {"namespaces": {}}
