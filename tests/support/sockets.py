@@ -39,12 +39,14 @@ def datagrams_in(netns_path: str, address: str, port: int = 0) -> socket.socket:
     return made_in(netns_path, make)
 
 
-def connects(netns_path: str, address: str, port: int, *, within_s: float = FIRST_SYN_S) -> bool:
-    """Tell whether a TCP connection from there gets its answer in time."""
+def connects(netns_path: str, address: str, port: int, *, within_s: float = FIRST_SYN_S, source: str = "") -> bool:
+    """Tell whether a TCP connection from there, from the address `source` if one is given, gets its answer in time."""
     one = made_in(netns_path, lambda: socket.socket(_family(address), socket.SOCK_STREAM))
     with one:
         one.settimeout(within_s)
         try:
+            if source:
+                one.bind((source, 0))
             one.connect((address, port))
             return one.recv(len(HELLO)) == HELLO
         except OSError:

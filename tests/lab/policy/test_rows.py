@@ -1,4 +1,4 @@
-"""The statements about traffic of spec policy.md 8.1 to 8.3, each as it is written there, on real pods of two nodes.
+"""The statements about traffic of spec policy.md 8.1 to 8.3, and of 8.6 and 8.7 some, each as it is written there, on real pods of two nodes.
 
 Pod a of namespace x is the one under test. The matrix proves every cell against the evaluator; here the cells that a statement is about are
 written down by hand. T-021 to T-023 are about changes: `test_changes_of_labels_and_pods_are_followed`.
@@ -6,14 +6,18 @@ written down by hand. T-021 to T-023 are about changes: `test_changes_of_labels_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from support.sockets import connects
 from support.traffic import Cell
 from support.waiting import until
 from tests.lab.policy.cases import EVERY, A, Addresses, Doc, State, expression, labelled, one_way, policy
 from tests.lab.policy.conftest import CONVERGED_WITHIN_S, Conformance
+
+from vpccni.lab.node import Node
 
 Policies = Callable[[Addresses], list[Doc]]
 POD_B, IN_Y = {"podSelector": labelled(pod="b")}, {"namespaceSelector": labelled(ns="y")}
@@ -242,3 +246,83 @@ def test_a_pod_that_gets_the_address_of_a_peer_does_not_get_its_access(conforman
 
     until(has_it, f"{wanted} is not given out again", within_s=4 * CONVERGED_WITHIN_S)
     becomes(conformance, State(policies), reached="x/a x/b TCP 80", refused="x/b x/a TCP 80")
+
+
+# -- other kinds of policies, and nodes
+
+AWS = "/apis/networking.k8s.aws/v1alpha1"
+SUBJECT = {"pods": {"namespaceSelector": labelled(ns="x"), "podSelector": A}}
+OF_Y = {"namespaces": labelled(ns="y")}
+
+
+@contextlib.contextmanager
+def applied(conformance: Conformance, path: str, spec: Doc) -> Iterator[None]:
+    """Apply an object of AWS's kinds beside no other policy."""
+    conformance.become(State())
+    conformance.lab.kube("POST", f"{AWS}/{path}", {"metadata": {"name": "p"}, "spec": spec})
+    try:
+        yield
+    finally:
+        conformance.lab.kube("DELETE", f"{AWS}/{path}/p")
+        conformance.holds()
+
+
+def becomes_so(conformance: Conformance, *, reached: str, refused: str) -> None:
+    """Wait until the cells are as said."""
+
+    def wrong() -> set[Cell]:
+        table = conformance.traffic.table()
+        return (cells(reached) - table) | (cells(refused) & table)
+
+    until(lambda: not wrong(), lambda: f"other than said: {wrong()}", within_s=CONVERGED_WITHIN_S)
+
+
+@pytest.mark.spec("policy.T-015")
+def test_an_application_policy_without_types_and_rules_isolates_ingress(conformance: Conformance) -> None:
+    with applied(conformance, "namespaces/x/applicationnetworkpolicies", {"podSelector": A}):
+        becomes_so(conformance, reached="x/a x/b TCP 80, x/b x/c TCP 80", refused="x/b x/a TCP 80, z/c x/a UDP 80")
+
+
+@pytest.mark.spec("policy.T-115")
+def test_a_cluster_policy_treats_each_protocol_by_its_own_rule(conformance: Conformance) -> None:
+    every_port = {"start": 1, "end": 65535}
+    rules = [
+        {"action": action, "from": [OF_Y], "ports": [{"portRange": {"protocol": protocol, **every_port}}]}
+        for action, protocol in (("Accept", "UDP"), ("Deny", "TCP"))
+    ]
+    spec = {"tier": "Admin", "priority": 10, "subject": SUBJECT, "ingress": rules}
+    with applied(conformance, "clusternetworkpolicies", spec):
+        becomes_so(
+            conformance,
+            reached="y/b x/a UDP 80, y/b x/a UDP 81, z/b x/a TCP 80",
+            refused="y/b x/a TCP 80, y/a x/a TCP 81",
+        )
+
+
+@pytest.mark.spec("policy.T-118")
+def test_a_peer_that_matches_nothing_does_not_keep_the_next_from_being_used(conformance: Conformance) -> None:
+    rules = [{"action": "Deny", "from": [{"namespaces": labelled(ns="none")}, OF_Y]}]
+    spec = {"tier": "Admin", "priority": 10, "subject": SUBJECT, "ingress": rules}
+    with applied(conformance, "clusternetworkpolicies", spec):
+        becomes_so(conformance, reached="x/b x/a TCP 80, z/a x/a UDP 80", refused="y/a x/a TCP 80, y/c x/a UDP 81")
+
+
+@pytest.mark.spec("policy.T-095")
+def test_who_comes_from_another_node_itself_needs_to_be_allowed(conformance: Conformance) -> None:
+    pod = conformance.lab.pod("a", "x")
+    own, other = sorted(conformance.lab.nodes, key=lambda node: node.name != pod.node)
+
+    def lets_in(node: Node) -> bool:
+        return connects(node.netns_path, pod.address, 80, source=address_of(node))
+
+    becomes(conformance, State([one_way("ingress")]), reached="x/a x/b TCP 80", refused="x/b x/a TCP 80")
+    assert lets_in(own)
+    assert not lets_in(other)
+    bits = 128 if ":" in address_of(other) else 32
+    allowed = one_way("ingress", {"from": [block(f"{address_of(other)}/{bits}")]})
+    becomes(conformance, State([allowed]), reached="x/a x/b TCP 80", refused="x/b x/a TCP 80")
+    assert lets_in(other)
+
+
+def address_of(node: Node) -> str:
+    return node.primary_ipv6 or node.primary_address
