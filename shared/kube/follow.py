@@ -35,7 +35,10 @@ PAUSES: Final = Backoff(0.5, 30.0, jitter=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Times in seconds. `silence_s`: a stream without even a bookmark (a real API server sends one a minute) is taken for dead."""
+    """Times in seconds. `list_timeout_s`: until a list's answer, and a stream's begin. `silence_s`: a stream without even a bookmark is
+    opened anew, for it may be dead. It need not be: of a kind that nothing happens to, a real API server sends none for minutes, where
+    its etcd does not tell it of progress. So silence is no failure; a server that does not open the next stream is.
+    """
 
     list_timeout_s: float = 15.0
     watch_s: float = 290.0
@@ -152,7 +155,8 @@ class Follower(Generic[T]):
             "timeoutSeconds": str(max(1, int(seconds))),
         }
         begun, heard = time.monotonic(), False
-        for line in transport.lines(self._path, query, silence_s=self._pace.silence_s):
+        pace = self._pace
+        for line in transport.lines(self._path, query, opening_s=pace.list_timeout_s, silence_s=pace.silence_s):
             yield self._step(line)
             heard, self._unreadable = True, 0
         if not heard and time.monotonic() - begun < SHORTEST_WATCH_S:

@@ -50,6 +50,10 @@ class _Refusal(msgspec.Struct):
     reason: str = ""
 
 
+class _Late(KubeRefused):
+    """Nothing came in time."""
+
+
 class Transport:
     """Requests to one API server; used by one thread at a time, but for `shut`. Every error is a `KubeRefused`."""
 
@@ -96,9 +100,11 @@ class Transport:
         finally:
             response.release_conn()
 
-    def lines(self, path: str, query: Mapping[str, str], *, silence_s: float) -> Iterator[bytes]:
-        """Yield the lines of a stream until it ends; `silence_s` without any is an error."""
-        response = self._send("GET", path, query, read_timeout_s=silence_s)
+    def lines(self, path: str, query: Mapping[str, str], *, opening_s: float, silence_s: float) -> Iterator[bytes]:
+        """Yield the lines of a stream until it ends, or nothing comes for `silence_s`. It must begin within `opening_s`."""
+        response = self._send("GET", path, query, read_timeout_s=opening_s)
+        if (connection := response.connection) is not None and connection.sock is not None:
+            connection.sock.settimeout(silence_s)
         self._streaming = response
         rest = b""
         try:
@@ -107,6 +113,8 @@ class Transport:
                 yield from (line for line in lines if line.strip())
                 if len(rest) > LINE_BYTES_AT_MOST:
                     raise KubeRefused("a line of the stream is too long", status=0, on=path)
+        except _Late:
+            return
         finally:
             self._streaming = None
             response.close()
@@ -207,8 +215,8 @@ def _no_answer(path: str, error: BaseException) -> KubeRefused:
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__
     if isinstance(seen, TimeoutError | socket.timeout):
-        why = "no answer in time"
-    elif isinstance(seen, OSError) and seen.strerror:
+        return _Late("the Kubernetes API does not answer", status=0, on=path, why="no answer in time")
+    if isinstance(seen, OSError) and seen.strerror:
         why = seen.strerror
     else:
         why = f"{type(error).__name__}: {error}".split(" object at 0x")[0]

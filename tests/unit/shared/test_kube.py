@@ -19,6 +19,7 @@ from vpccni.lab.kube.server import merge_patch, serve
 from vpccni.lab.kube.store import ApiError, Store
 from vpccni.shared.backoff import Backoff
 from vpccni.shared.kube import EVENTS, PODS, Change, Kube, KubeRefused, Pace, Resource, Watch, Wire
+from vpccni.shared.kube.follow import SHORTEST_WATCH_S
 from vpccni.shared.kube.objects import Key
 from vpccni.shared.loop import Loop
 
@@ -276,7 +277,10 @@ class Script:
                 if not script._left:
                     script._over.wait(WITHIN_S)
                     return
-                request.sendall(script._left.pop(0))
+                answer = script._left.pop(0)
+                request.sendall(answer)
+                if b"chunked" in answer and not answer.endswith(b"0\r\n\r\n"):
+                    script._over.wait(WITHIN_S)
 
         class Threads(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -393,6 +397,15 @@ def test_a_stream_that_falls_silent_is_left_and_taken_up_again(scripted: Any) ->
     watch = seen.watch(pace=Pace(silence_s=0.2, pauses=Backoff(0.02, 0.05, jitter=0.5)))
     seen.until(lambda: set(names(watch)) == {"a", "b"})
     seen.until(lambda: any("resourceVersion=8" in line for line in script.asked))
+
+
+def test_a_kind_that_nothing_happens_to_is_no_failure(scripted: Any) -> None:
+    quiet = streamed().removesuffix(b"0\r\n\r\n").replace(b"Connection: close\r\n", b"")
+    script, seen = scripted(listed("a"))
+    script._left.extend([quiet] * 4)
+    seen.watch(pace=Pace(silence_s=SHORTEST_WATCH_S + 0.05, pauses=Backoff(0.02, 0.05, jitter=0.5)))
+    seen.until(lambda: len(script.asked) >= 4)
+    assert seen.reasons == {}
 
 
 def test_a_proxy_that_ends_each_stream_at_once_is_not_asked_without_pause(scripted: Any) -> None:
