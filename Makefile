@@ -68,7 +68,7 @@ fleet: setup
 
 # The manifests that are kept rendered: after every change of the chart.
 chart: $(STAMP) $(HELM)
-	$(HELM) lint --strict charts/aws-vpc-cni charts/cni-metrics-helper
+	$(HELM) lint --strict charts/aws-vpc-cni charts/cni-metrics-helper charts/vpccni-policy-controller
 	$(PYTHON) charts/render.py $(HELM)
 
 $(HELM):

@@ -10,7 +10,8 @@ from functools import partial
 
 import pytest
 import yaml
-from charts.objects import CHART
+from charts.conftest import helm, render
+from charts.objects import CHART, Render
 from contract.programs import Programs, build
 from contract.servers import Client, Server, lab_server, real_server
 from support.waiting import until
@@ -18,7 +19,14 @@ from support.waiting import until
 from vpccni.components.policy_controller.crds import DEFINITIONS
 from vpccni.shared.kube.resources import CRDS, NAMESPACES
 
+__all__ = ["helm", "render"]
 ESTABLISHED_WITHIN_S = 30.0
+ACCOUNTS = {
+    "aws-vpc-cni": "aws-node",
+    "cni-metrics-helper": "cni-metrics-helper",
+    "vpccni-policy-controller": "vpccni-policy-controller",
+}
+"""Charts and the service accounts that they make."""
 _numbers = itertools.count(1)
 
 
@@ -39,8 +47,8 @@ def real(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with lab_server(tmp_path_factory.mktemp("lab")) as server:
+def lab() -> Iterator[Server]:
+    with lab_server() as server:
         install_definitions(server)
         yield server
 
@@ -72,6 +80,18 @@ def namespace(api: Client) -> str:
     name = f"contract-{next(_numbers)}"
     api.ask("POST", NAMESPACES.path(), {"metadata": {"name": name}})
     return name
+
+
+@pytest.fixture(scope="session")
+def accounts(real: Server, render: Render) -> dict[str, str]:
+    """Install each chart's accounts and rights; return the accounts by chart."""
+    client = Client(real)
+    for chart in ACCOUNTS:
+        for found in render(chart=chart):
+            if found["kind"] == "ServiceAccount" or found["apiVersion"].startswith("rbac."):
+                client.ask("POST", client.collection_of(found), found)
+    client.close()
+    return ACCOUNTS
 
 
 def install_definitions(server: Server) -> None:

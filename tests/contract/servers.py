@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from vpccni.lab.kube.server import serve
 from vpccni.lab.kube.store import Store
 from vpccni.shared.kube.access import Access
 from vpccni.shared.kube.errors import KubeRefused
+from vpccni.shared.kube.resources import Resource
 from vpccni.shared.kube.transport import JSON, MERGE_PATCH, Transport
 
 READY_WITHIN_S: Final = 120.0
@@ -38,21 +38,20 @@ class Server:
 
     name: str
     access: Access
-    folder: Path
 
-    def kubeconfig(self, token: str = "") -> Path:
-        """Write a kubeconfig of an identity, the administrator's if none is given."""
-        access = self.access
-        cluster = {"server": access.server, "certificate-authority": access.ca_file}
-        document = {
+    @property
+    def url(self) -> str:
+        return self.access.server
+
+    def kubeconfig(self, token: str) -> Object:
+        """Return the kubeconfig of an identity."""
+        cluster = {"server": self.url, "certificate-authority": self.access.ca_file}
+        return {
             "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {key: value for key, value in cluster.items() if value}}],
-            "users": [{"name": "c", "user": {"token": token or access.token}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "c", "user": {"token": token}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
         }
-        file = Path(tempfile.mkstemp(dir=self.folder, suffix=".kubeconfig")[1])
-        file.write_text(json.dumps(document))
-        return file
 
 
 class Client:
@@ -85,15 +84,31 @@ class Client:
             return error.status
         return 0
 
+    def served(self, api_version: str) -> list[Object]:
+        """Return what discovery tells of a group's version: its resources."""
+        found: list[Object] = self.ask("GET", f"/{'apis' if '/' in api_version else 'api'}/{api_version}")["resources"]
+        return found
+
+    def collection_of(self, document: Object) -> str:
+        """Return the path at which an object is created."""
+        group, _, version = document["apiVersion"].rpartition("/")
+        (kind,) = (
+            one
+            for one in self.served(document["apiVersion"])
+            if one["kind"] == document["kind"] and "/" not in one["name"]
+        )
+        namespace = document["metadata"]["namespace"] if kind["namespaced"] else ""
+        return Resource(group, version, kind["name"]).path(namespace=namespace)
+
     def events(self, path: str, *, seconds: int, **query: str) -> Iterator[Object]:
         """Yield the events of a watch, which the server ends after `seconds`."""
         asked = {"watch": "true", "timeoutSeconds": str(seconds), **query}
-        for line in self._transport.lines(path, asked, silence_s=SILENCE_S):
+        for line in self._transport.lines(path, asked, opening_s=ANSWER_WITHIN_S, silence_s=SILENCE_S):
             yield json.loads(line)
 
 
 @contextmanager
-def lab_server(folder: Path) -> Iterator[Server]:
+def lab_server() -> Iterator[Server]:
     """Serve the lab's API on a port of its own, begun as in a lab."""
     store = Store(first_version=int(time.time()))
     namespaces = BY_PATH[("", "v1", "namespaces")]
@@ -103,7 +118,7 @@ def lab_server(folder: Path) -> Iterator[Server]:
         store.create(namespaces, "", namespace)
     (server,) = serve(store, ("127.0.0.1", 0), None)
     try:
-        yield Server("lab", Access(server=f"http://127.0.0.1:{server.server_address[1]}"), folder)
+        yield Server("lab", Access(server=f"http://127.0.0.1:{server.server_address[1]}"))
     finally:
         server.shutdown()
         server.close_all()
@@ -128,11 +143,11 @@ def real_server(programs: Programs, folder: Path) -> Iterator[Server]:
         f"--token-auth-file={folder}/tokens.csv", "--service-cluster-ip-range=10.96.0.0/16",
         "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={folder}/sa.pub",
         f"--service-account-signing-key-file={folder}/sa.key",
-        "--disable-admission-plugins=ServiceAccount",  # no controller manager makes the accounts' secrets
+        "--allow-privileged=true", "--disable-admission-plugins=ServiceAccount",  # no controller manager makes the accounts' secrets
     ]  # fmt: skip
     access = Access(server=f"https://127.0.0.1:{port}", ca_file=f"{folder}/certificates/apiserver.crt", token=ADMIN)
     with _running(etcd, folder / "etcd.log"), _running(api, folder / "kube-apiserver.log"):
-        server = Server("real", access, folder)
+        server = Server("real", access)
         until(lambda: _is_ready(server), (folder / "kube-apiserver.log").read_text, within_s=READY_WITHIN_S)
         yield server
 

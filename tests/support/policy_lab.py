@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from support.policies import Doc, pod_document
 from support.waiting import until as wait_until
@@ -108,12 +108,19 @@ class Api:
         return str(leases[0]["spec"]["holderIdentity"]) if leases else ""
 
 
-class Controller:
-    """One replica."""
+class Reachable(Protocol):
+    """Where an API server is."""
 
-    def __init__(self, api: Api, folder: Path, name: str) -> None:
-        self._api, self._log = api, folder / f"{name}.log"
-        self._config = folder / "kubeconfig"
+    @property
+    def url(self) -> str: ...
+
+
+class Controller:
+    """One replica. `kubeconfig` may be replaced before its start."""
+
+    def __init__(self, api: Reachable, folder: Path, name: str) -> None:
+        self._log, self._config = folder / f"{name}.log", folder / "kubeconfig"
+        self.kubeconfig = _kubeconfig(api.url)
         self.metrics_port, self.health_port = _free_port(), _free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._begins_at = 0
@@ -121,7 +128,7 @@ class Controller:
         self.flags: list[str] = ["--leader-election-namespace=kube-system", "--log-level=debug"]
 
     def start(self) -> Controller:
-        self._config.write_text(json.dumps(_kubeconfig(self._api.url)))
+        self._config.write_text(json.dumps(self.kubeconfig))
         ports = [f"--metrics-bind-addr=127.0.0.1:{self.metrics_port}", f"--health-probe-bind-addr=127.0.0.1:{self.health_port}"]  # fmt: skip
         argv = [sys.executable, "-m", "vpccni.components.policy_controller", f"--kubeconfig={self._config}", *ports, *self.flags]  # fmt: skip
         with self._log.open("ab") as log:
