@@ -69,6 +69,7 @@ def test_an_address_that_only_the_annotation_has_counts() -> None:
     assert {target.pod_ip for target in group.targets} == {"10.0.0.7"}
 
 
+@pytest.mark.spec("policy.T-044", "policy.W-17")
 def test_each_pod_opens_only_its_own_number_of_a_named_port() -> None:
     cluster = cluster_of([web("a", "10.0.0.1", ("http", "TCP", 80)), web("b", "10.0.0.2", ("http", "TCP", 8080))])
     groups = came_to(cluster, {"podSelector": WEB, "ingress": [{"ports": [{"port": "http"}]}]}).groups
