@@ -130,6 +130,7 @@ class Bench:
         with self.lab("network policies", STEADY):
             size, lab = self.size, Lab.attach(LAB)
             policies.measure(self, lab, pods=size.pods, burst=size.burst, held=size.held, at_once=AT_ONCE)
+        policies.new_peers(self, policies.NEW_PEERS)
         for mode in modes.MODES:
             self.say(f"lab: {mode.what}")
             modes.measure(mode, self, pods=self.size.pods, at_once=AT_ONCE, told=self.told)

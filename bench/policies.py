@@ -6,6 +6,7 @@ Endpoint objects are written as a controller writes them; no controller is there
 from __future__ import annotations
 
 import contextlib
+import select
 import selectors
 import socket
 import subprocess
@@ -17,9 +18,10 @@ from typing import Any, Final, Protocol
 from vpccni.bench.rows import RATE_UNIT, percentiles
 from vpccni.lab.api import Lab, Node
 from vpccni.lab.namespaces import Place, call_in
-from vpccni.lab.pod import Pod
+from vpccni.lab.pod import Pod, first_address
 
 ENDPOINTS: Final = "/apis/networking.k8s.aws/v1alpha1/namespaces/{}/policyendpoints"
+NETWORK_POLICIES: Final = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
 BENCH: Final = "bench"
 """The namespace of the driver's pods."""
 WARM_UP: Final = 3
@@ -27,6 +29,8 @@ PORT: Final = 5201
 UDP_PORT: Final = 5202
 ROUNDS: Final = 8
 EACH_S: Final = 0.5
+POLL_S: Final = 0.001
+NEW_PEERS: Final = 8
 CHANGES: Final = 10
 IN_FORCE_WITHIN_S: Final = 10.0
 SETTLE_S: Final = 1.5
@@ -205,6 +209,51 @@ def _arrivals(lab: Lab, sender: socket.socket, receivers: Sequence[socket.socket
                 f"a policy is not in force after {IN_FORCE_WITHIN_S:.0f} s on {len(waiting.get_map())} pods"
             )
     return found
+
+
+# ---------------------------------------------------------------------- new peers
+
+
+def new_peers(bench: Driving, count: int) -> None:
+    """From the end of a pod's ADD until pods that allow it by its labels let it in, on its own node and on another.
+
+    The kubelet's status names the address at once here; a real one takes a second or two. With ANNOTATE_POD_IP nobody waits for it.
+    """
+    for annotated, what in ((False, "status written at once"), (True, "no status, ANNOTATE_POD_IP")):
+        env = {"IP_COOLDOWN_PERIOD": "1", "ANNOTATE_POD_IP": "true" if annotated else "false"}
+        with Lab.up("bench-peers", nodes=2, env=env) as lab:
+            lab.start_policy_controller()
+            places = ("own node", "node-1"), ("other node", "node-2")
+            servers = {where: lab.add_pod(node, f"web-{node}", labels={"app": "web"}) for where, node in places}
+            friends = {"podSelector": {"matchLabels": {"app": "friend"}}}
+            spec = {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [friends]}]}
+            lab.kube("POST", NETWORK_POLICIES, {"metadata": {"name": "web"}, "spec": spec})
+            time.sleep(SETTLE_S)
+            for where, server in servers.items():
+                took = [
+                    _let_in(lab, server, f"friend-{where[:3]}-{number}", tell=not annotated) for number in range(count)
+                ]
+                bench.row(f"new pod let in by its labels, {where}, {what}", "ms", percentiles(took))
+
+
+def _let_in(lab: Lab, server: Pod, name: str, *, tell: bool) -> float:
+    """Add a pod and return the seconds from the end of its ADD until the server heard it."""
+    time.sleep(SETTLE_S)  # a policy is worked out anew once a second: this is about pods that come alone
+    pod = lab.make_pod("node-1", name, labels={"app": "friend"})
+    try:
+        pod.address = first_address(lab.runtime("node-1").add(pod.sandbox()))
+        begun = time.perf_counter()
+        if tell:
+            status = {"phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}]}
+            lab.kube("PATCH", f"/api/v1/namespaces/default/pods/{name}/status", {"status": status})
+        with _datagrams(server, UDP_PORT) as receiver, _datagrams(pod, 0) as sender:
+            while not select.select([receiver], [], [], POLL_S)[0]:
+                sender.sendto(b"1", (server.address, UDP_PORT))
+                if time.perf_counter() - begun > IN_FORCE_WITHIN_S:
+                    raise TimeoutError(f"{name} is not let in after {IN_FORCE_WITHIN_S:.0f} s")
+        return time.perf_counter() - begun
+    finally:
+        lab.delete_pod(name)
 
 
 def _datagrams(pod: Pod, port: int) -> socket.socket:
