@@ -104,9 +104,12 @@ def test_tags_that_may_not_be_written_stop_nothing(manager: Manager) -> None:
     manager.wish(3)
     manager.wait(lambda one: len(addresses(one)) == 3)
     assert manager.lab.ec2_counts()["CreateTags"] == 1
-    reports = {counter.labels["reason"]: counter.value for counter in manager.peer.status().counters
-               if counter.name == "vpccni_reports"}  # fmt: skip
-    assert reports["MissingIAMPermissions"] == 1
+
+    def reports() -> dict[str, float]:
+        counters = manager.peer.status().counters
+        return {counter.labels["reason"]: counter.value for counter in counters if counter.name == "vpccni_reports"}
+
+    wait_for(lambda: reports().get("MissingIAMPermissions") == 1)
 
 
 def test_security_groups_of_new_enis_are_those_of_the_primary_and_cost_no_write(manager: Manager) -> None:

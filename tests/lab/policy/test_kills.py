@@ -24,7 +24,7 @@ T = TypeVar("T")
 POLICIES = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
 PORT = 80
 NO_ANSWER_S = 0.15
-DIES_WITHIN_S = 15.0
+DIES_WITHIN_S = 30.0
 CONVERGED_WITHIN_S = 15.0
 APART_S = 1.0
 """Kills closer together than this are flapping, which is slowed down on purpose."""
