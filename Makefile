@@ -5,8 +5,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PACKAGES := python3-venv python3-bpfcc libbpf1 linux-libc-dev bpftool iptables nftables iproute2 gcc libc6-dev \
 	containernetworking-plugins iputils-ping conntrack
-# Labs mostly wait: four at a time fill two cores. The tests of one file share a lab and stay together.
-BESIDE := -n 4 --dist loadfile
+# Labs mostly wait: five at a time fill two cores. The tests of one file share a lab and stay together.
+BESIDE := -n 5 --dist loadfile
 # What runs where there is no Python, or must not cost what Python costs: the plugin, the health probe, the first process.
 PROGRAMS := cni/aws-cni cni/grpc-health-probe cni/vpccni-keep
 HELM := build/helm/helm

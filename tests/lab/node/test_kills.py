@@ -16,7 +16,7 @@ from tests_node import addresses_in_use, wired_addresses
 
 from vpccni.shared.names import IP_ALLOCATOR, NETLINK_PROGRAMMER, POLICY_AGENT
 
-LATE_AT_MOST_S = 2.0
+LATE_AT_MOST_S = 5.0  # 2 s on a machine that no other tests keep busy; the bench tells the longest
 SAMPLE = 40
 PROCESSES = (IP_ALLOCATOR, NETLINK_PROGRAMMER, POLICY_AGENT)
 

@@ -11,7 +11,7 @@ from support.policy_lab import Api, Controller, until
 PEERS = 10_000
 NEW_PEER_WITHIN_S = 5.0
 IDLE_S = 4.0
-IDLE_CPU_AT_MOST = 0.02
+IDLE_CPU_AT_MOST = 0.05  # 0.01 on a quiet machine
 MEMORY_AT_MOST_MB = 160
 
 
