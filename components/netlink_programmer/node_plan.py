@@ -35,6 +35,8 @@ from vpccni.components.netlink_programmer.naming import MAIN_TABLE
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+LOCAL_TABLE: Final = 255
+PRIORITY_STRICT_POD, PRIORITY_STRICT_LOCAL = 10, 20  # spec dataplane.md 2.1, of pods that this release does not make
 PRIORITY_IN_POD: Final = 1  # spec dataplane.md 2.1, like the next five
 PRIORITY_TO_POD: Final = 512
 PRIORITY_MARK: Final = 1024
@@ -267,6 +269,7 @@ def plan(want: Wanted, seen: Seen) -> tuple[Step, ...]:
         *_plan_addresses(want, seen),
         *_plan_routes(want, seen),
         *_plan_rules(want, seen),
+        *_plan_local(want, seen),
         *_plan_settings(want, seen),
     ]
     return tuple(sorted(steps, key=lambda step: (step.stage, step.owner, step.verb, str(step.what))))
@@ -323,6 +326,19 @@ def _plan_rules(want: Wanted, seen: Seen) -> Iterable[Step]:
     for rule in sorted(there):
         if (why := _stale(want, rule)) is not None:
             yield Step(_STALE, *why[:1], "remove", rule, why[1])
+
+
+def _plan_local(want: Wanted, seen: Seen) -> Iterable[Step]:
+    """Put the rule of local addresses back where it was before the reference's strict mode, once its last branch pod is gone (18.15)."""
+    there = frozenset(seen.rules)
+    for family in (IPV4, IPV6):
+        moved, usual = (Rule(priority, LOCAL_TABLE, family=family) for priority in (PRIORITY_STRICT_LOCAL, 0))
+        of_pods = any(rule.priority == PRIORITY_STRICT_POD and rule.family == family for rule in there)
+        if want.mark is None or moved not in there or of_pods:
+            continue
+        if usual not in there:
+            yield Step(_RULE, NODE, "add", usual, "no pod of strict mode needs to be before it")
+        yield Step(_STALE, NODE, "remove", moved, "no pod of strict mode is left")
 
 
 def _stale(want: Wanted, rule: Rule) -> tuple[str, str] | None:
@@ -383,7 +399,10 @@ def contradicts(want: Wanted, change: Change) -> bool:
     """Return whether a notification says that something of ours is no longer as wanted. Our own changes never do."""
     fact = change.fact
     if isinstance(fact, Rule):
-        return _stale(want, fact) is not None if change.added else fact in want.rules
+        if change.added:
+            is_moved = fact == Rule(PRIORITY_STRICT_LOCAL, LOCAL_TABLE, family=fact.family)
+            return _stale(want, fact) is not None or (is_moved and want.mark is not None)
+        return fact in want.rules
     if isinstance(fact, Route):
         return _route_contradicts(want, fact, added=change.added)
     if isinstance(fact, Address):

@@ -241,3 +241,17 @@ def test_a_link_that_is_gone_takes_its_pod_out_of_the_plan(node_of_ours: Repaire
     node_of_ours.settle()
     node_of_ours.space.run("ip", "link", "del", "eni0123")
     assert node_of_ours.mend() == 0
+
+
+@pytest.mark.spec("dataplane.18.15")
+def test_the_reference_s_strict_mode_is_undone_without_a_moment_without_a_local_rule(node_of_ours: Repaired) -> None:
+    space = node_of_ours.space
+    node_of_ours.settle()
+    before = rules(space)
+    space.run("ip", "rule", "add", "priority", "20", "lookup", "local")
+    space.run("ip", "rule", "del", "priority", "0")
+    space.run("ip", "rule", "add", "iif", "vlan.eth.5", "priority", "10", "lookup", "105")
+    assert node_of_ours.mend() == 0
+    space.run("ip", "rule", "del", "priority", "10")
+    assert node_of_ours.mend() == 2
+    assert rules(space) == before

@@ -399,3 +399,18 @@ def test_an_orphan_that_is_wired_again_is_none() -> None:
     pods = (PodWant("pod d/c", ORPHAN, 2, 10, "enia"),)
     want = wanted(replace(SITUATION, pods=pods, orphans=frozenset({ORPHAN})), LINKS)
     assert not {step.what for step in plan(want, with_facts(complete(WANT), ORPHANED))} & set(ORPHANED)
+
+
+@pytest.mark.spec("dataplane.18.15")
+def test_the_local_rule_goes_back_once_no_pod_of_strict_mode_is_left_and_never_fails() -> None:
+    whole = complete(WANT)
+    usual, moved = Rule(0, 255), Rule(20, 255)
+    of_a_pod = Rule(10, 105, foreign=True)  # by its vlan device
+    without = tuple(rule for rule in whole.rules if rule != usual)
+    strict = replace(whole, rules=(*without, moved))
+    assert [(step.verb, step.what) for step in plan(WANT, strict)] == [("add", usual), ("remove", moved)]
+    assert plan(WANT, replace(strict, rules=(*strict.rules, of_a_pod))) == ()
+    assert [(step.verb, step.what) for step in plan(WANT, replace(strict, rules=(*strict.rules, usual)))] == [
+        ("remove", moved)
+    ]
+    assert contradicts(WANT, Change(added=True, fact=moved))
