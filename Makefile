@@ -78,11 +78,11 @@ $(HELM):
 kube-apiserver: $(STAMP)
 	PYTHONPATH=tests $(PYTHON) -m contract.programs
 
-# Every image, without a registry; what they take from outside the build stage is made before.
+# Every image (or TARGETS), without a registry; what they take from outside the build stage is made before.
 images: images-inputs
 	@for program in buildah mmdebstrap; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
-	$(PYTHON) images/build.py
+	$(PYTHON) images/build.py $(TARGETS)
 
 images-inputs: $(STAMP) build/plugins/portmap
 	$(PYTHON) images/policy_programs.py build/policy/pod.json

@@ -1,12 +1,18 @@
-"""What the tests of the images share: a container made of one, and how large each may be."""
+"""What the tests of the images share: their build, a container made of one, and how large each may be."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILD_WITHIN_S = 1200
@@ -44,6 +50,34 @@ class Image:
     def programs(self) -> set[str]:
         folders = [self.root / name for name in ("usr/bin", "usr/sbin", "app", "init")]
         return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+
+@contextlib.contextmanager
+def built(tag: str, targets: Sequence[str] = ()) -> Iterator[None]:
+    """Build images under a tag, all if no target is named; skip where this machine cannot.
+
+    Afterwards nothing is left that has the tag, or one that begins with it.
+    """
+    for program in ("buildah", "mmdebstrap", "go"):
+        if subprocess.run(["which", program], capture_output=True, check=False).returncode != 0:
+            pytest.skip(f"{program} is not on this machine: `make images` installs or names it")
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "images", f"PYTHON={sys.executable}", f"TARGETS={' '.join(targets)}"],
+        env={**os.environ, "VPCCNI_IMAGE_TAG": tag},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_WITHIN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        yield
+    finally:
+        listed = json.loads(buildah("images", "--json"))
+        names = [
+            name for image in listed for name in image.get("names") or [] if name.partition(":")[2].startswith(tag)
+        ]
+        buildah("rmi", *names)
 
 
 def mounted(name: str) -> Image:
