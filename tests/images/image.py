@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "build" / "images.lock"
+"""Held while a checkout's images are built: what the builds take from build/ is written anew each time."""
 BUILD_WITHIN_S = 1200
 RUN_WITHIN_S = 60
 SIZE_MB = {
@@ -56,28 +59,24 @@ class Image:
 def built(tag: str, targets: Sequence[str] = ()) -> Iterator[None]:
     """Build images under a tag, all if no target is named; skip where this machine cannot.
 
-    Afterwards nothing is left that has the tag, or one that begins with it.
+    Afterwards nothing is left that has the tag, or one that begins with it and a dash.
     """
     for program in ("buildah", "mmdebstrap", "go"):
         if subprocess.run(["which", program], capture_output=True, check=False).returncode != 0:
             pytest.skip(f"{program} is not on this machine: `make images` installs or names it")
-    done = subprocess.run(
-        ["make", "-C", str(ROOT), "images", f"PYTHON={sys.executable}", f"TARGETS={' '.join(targets)}"],
-        env={**os.environ, "VPCCNI_IMAGE_TAG": tag},
-        capture_output=True,
-        text=True,
-        timeout=BUILD_WITHIN_S,
-        check=False,
-    )
+    command = ["make", "-C", str(ROOT), "images", f"PYTHON={sys.executable}", f"TARGETS={' '.join(targets)}"]
+    env = {**os.environ, "VPCCNI_IMAGE_TAG": tag}
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=BUILD_WITHIN_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     try:
         yield
     finally:
         listed = json.loads(buildah("images", "--json"))
-        names = [
-            name for image in listed for name in image.get("names") or [] if name.partition(":")[2].startswith(tag)
-        ]
-        buildah("rmi", *names)
+        names = [name for image in listed for name in image.get("names") or []]
+        buildah("rmi", *(name for name in names if f"{name}-".partition(":")[2].startswith(f"{tag}-")))
 
 
 def mounted(name: str) -> Image:
