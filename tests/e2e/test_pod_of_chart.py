@@ -52,6 +52,9 @@ ADD_EVERY_S = 0.3
 GAP_AT_MOST_MS = 2000.0
 """For a flow that no one may touch: the scheduler of a busy machine is all that may hold it up."""
 WITHIN_S = 40.0
+RUNTIMES_RIGHTS = """AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID
+    SYS_CHROOT""".split()
+"""What a container has that drops none."""
 RUNTIMES_OWN = ("/proc", "/dev", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 """Below these a runtime mounts what every container has."""
 
@@ -106,6 +109,13 @@ def template(shape: str) -> Object:
     return spec
 
 
+def become(pod: DaemonPod, lab: Lab, shape: str) -> None:
+    """Roll the pod to a shape, the one it has too."""
+    pod.end()
+    pod.spec, pod.env = template(shape), environment(lab, shape)
+    pod.start()
+
+
 def environment(lab: Lab, shape: str) -> dict[str, dict[str, str]]:
     """Return what else an operator sets: where EC2 is, with which credentials, no cool-down; and what the lab knows its processes by."""
     env = lab.nodes[0].env
@@ -125,32 +135,52 @@ def environment(lab: Lab, shape: str) -> dict[str, dict[str, str]]:
 # ---------------------------------------------------------------------- what a container may and sees
 
 
+@pytest.fixture(scope="module", params=["swap", "split"])
+def shaped(pod: DaemonPod, lab: Lab, request: Any) -> DaemonPod:
+    """The chart's pod in one shape, then in the other."""
+    become(pod, lab, request.param)
+    pod.wait_ready()
+    return pod
+
+
 @pytest.mark.spec("operations.17.29")
-def test_each_container_has_the_rights_of_the_chart_and_no_others(pod: DaemonPod) -> None:
-    for name, item in pod.containers.items():
-        wanted = sum(1 << CAPABILITIES[one] for one in item["securityContext"]["capabilities"].get("add", []))
-        confined = "seccompProfile" in item["securityContext"]
-        for pid in pod.processes(name):
+def test_each_container_has_the_rights_of_the_chart_and_no_others(shaped: DaemonPod) -> None:
+    for name, item in shaped.containers.items():
+        context = item["securityContext"]
+        locked = context.get("allowPrivilegeEscalation") is False
+        for pid in shaped.processes(name):
             seen = kernel_view(pid)
-            assert {seen[key] for key in ("CapPrm", "CapEff", "CapBnd")} == {f"{wanted:016x}"}, name
-            assert (seen["NoNewPrivs"], seen["Seccomp"]) == ("1", "2" if confined else "0"), name
+            assert {int(seen[key], 16) for key in ("CapPrm", "CapEff", "CapBnd")} == {rights(context)}, name
+            assert seen["NoNewPrivs"] == ("1" if locked else "0"), name
+            assert seen["Seccomp"] == ("2" if "seccompProfile" in context else "0"), name
 
 
-def test_each_container_sees_of_the_node_what_the_chart_mounts_and_nothing_else(pod: DaemonPod) -> None:
-    for name, item in pod.containers.items():
-        seen = mounts(pod.pid(name))
-        assert seen.pop("/") == "ro", name
-        wanted = {resolved(mount["mountPath"]): "ro" if mount.get("readOnly") else "rw" for mount in pod.mounts(item)}
+def test_each_container_sees_of_the_node_what_the_chart_mounts_and_nothing_else(shaped: DaemonPod) -> None:
+    for name, item in shaped.containers.items():
+        seen = mounts(shaped.pid(name))
+        assert seen.pop("/") == ("ro" if item["securityContext"].get("readOnlyRootFilesystem") else "rw"), name
+        wanted = {
+            resolved(mount["mountPath"]): "ro" if mount.get("readOnly") else "rw" for mount in shaped.mounts(item)
+        }
         assert {at: mode for at, mode in seen.items() if at in wanted or not is_runtimes(at)} == wanted, name
 
 
-def test_the_containers_have_the_run_folder_alone_in_common(pod: DaemonPod) -> None:
+def test_the_split_shapes_containers_have_the_run_folder_alone_in_common(pod: DaemonPod) -> None:
     volumes = [{mount["name"] for mount in item["volumeMounts"]} for item in pod.containers.values()]
     assert set.intersection(*volumes) == {"run-dir"}
     run_folders = {os.stat(f"/proc/{pod.pid(name)}/root/run/aws-node").st_dev for name in pod.containers}
     assert run_folders == {pod.runtime.node.root.stat().st_dev}
     pids = {os.readlink(f"/proc/{pod.pid(name)}/ns/pid") for name in pod.containers}
     assert len(pids) == len(pod.containers)
+
+
+def rights(context: Object) -> int:
+    """Return the capabilities that a security context stands for, as the kernel's bits."""
+    if context.get("privileged", False):
+        return int(kernel_view(os.getpid())["CapBnd"], 16)
+    asked = context["capabilities"]
+    names = {*([] if asked.get("drop") == ["ALL"] else RUNTIMES_RIGHTS), *asked.get("add", [])}
+    return sum(1 << CAPABILITIES[name] for name in names)
 
 
 def kernel_view(pid: int) -> dict[str, str]:
@@ -253,6 +283,7 @@ def test_no_packet_is_lost_and_no_add_fails_through_kills_another_image_a_roll_a
     pod: DaemonPod, lab: Lab, images: dict[str, str], record_property: Any
 ) -> None:
     runtime, node, other = pod.runtime, lab.nodes[0], lab.nodes[1]
+    assert {*pod.containers} == {item["name"] for item in template("split")["containers"]}
     pods: list[Pod] = [lab.add_pod(node.name, f"p{number}") for number in range(PODS)]
     sandboxes = [runtime.run_pod("of-the-runtime")]
     across = Flow.begin("udp", pods[-1], other, other.primary_address, PORT)
@@ -279,9 +310,7 @@ def test_no_packet_is_lost_and_no_add_fails_through_kills_another_image_a_roll_a
             sandboxes.append(coming.result())
         for shape in ("swap", "split"):
             with phase(adds, pod, f"roll to the {shape} shape"):
-                pod.end()
-                pod.spec, pod.env = template(shape), environment(lab, shape)
-                pod.start()
+                become(pod, lab, shape)
     finally:
         adds.end()
     (sent, seen), (stream, _) = across.end(), beside.end()
