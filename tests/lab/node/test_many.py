@@ -118,10 +118,14 @@ def written(path: Path) -> list[bytes]:
 @pytest.mark.spec("operations.17.23")
 def test_ten_thousand_bookings_leave_no_descriptor_behind(node: NodeUnderTest) -> None:
     pid = node.node.pids()[names.IP_ALLOCATOR]
-    before = len(os.listdir(f"/proc/{pid}/fd"))
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    before = descriptors()
     allocator_seconds(node.node.root, CYCLES)
     assert node.node.pids()[names.IP_ALLOCATOR] == pid
-    assert len(os.listdir(f"/proc/{pid}/fd")) <= before
+    until(lambda: descriptors() <= before, lambda: f"{descriptors()} instead of {before}", within_s=15)
     assert books(node) == []
 
 
