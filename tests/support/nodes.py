@@ -34,10 +34,10 @@ class NodeOf:
         return [" ".join(line.split()) for line in self.shell(command).splitlines() if line.strip()]
 
     def picture(self) -> list[str]:
-        """Links, rules, routes and firewall of the node, as far as they do not change by themselves."""
+        """Links, rules, routes and firewall of the node, as far as they do not change by themselves: links of deleted pods do."""
         return sorted(
             self.lines(
-                "ip -o link | sed 's/^[0-9]*: //; s/@.*//'; ip rule; ip route; ip -6 rule; ip -6 route | grep -v ' ra '; "
+                "ip -o link | sed 's/^[0-9]*: //; s/@.*//' | grep -v ^gone; ip rule; ip route; ip -6 rule; ip -6 route | grep -v ' ra '; "
                 "iptables-nft-save -t nat | grep -v '^#'; ip6tables-nft-save -t nat | grep -v '^#'"
             )
         )
