@@ -7,7 +7,7 @@ from tests.lab.policy.cases import ALL, Addresses, cases
 from tests.lab.policy.conftest import Conformance
 
 NAMES = list(cases(Addresses("", "", dict.fromkeys(ALL, ""))))
-IN_SHORT_RUNS = 9
+IN_SHORT_RUNS = 18
 """One case of so many is part of `make test`; the long runs have all."""
 
 
