@@ -14,8 +14,8 @@ from typing import Final
 
 from vpccni.components.netlink_programmer import nfnetlink, nft_tables
 from vpccni.components.netlink_programmer import nft_expressions as nft
-from vpccni.components.netlink_programmer.netlink_attributes import attribute
-from vpccni.components.netlink_programmer.nft_only import POSTROUTING, SOURCE_NAT
+from vpccni.components.netlink_programmer.netlink_attributes import attribute, text_attribute
+from vpccni.components.netlink_programmer.nft_only import POSTROUTING, SOURCE_NAT, SOURCE_PORTS
 from vpccni.components.netlink_programmer.nft_tables import Hook, NftChain, NftRule, NftStep, NftTable
 
 TABLE: Final = "vpccni-egress"
@@ -25,8 +25,6 @@ NEWSET, NEWSETELEM, GETSETELEM, DELSETELEM = 9, 12, 13, 14
 MULTICAST: Final = {4: ipaddress.ip_network("224.0.0.0/4"), 6: ipaddress.ip_network("ff00::/8")}  # spec dataplane.md 12
 KEY_TYPE: Final = {4: 7, 6: 8}
 """What `nft` shows the set's addresses as; the kernel does not look at it."""
-_FLAGS: Final = {"none": 0, "hashrandom": nft.NAT_RANDOM}
-_WORDS: Final = {0: "", nft.NAT_RANDOM: " random", nft.NAT_FULLY_RANDOM: " fully-random"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -34,7 +32,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def add(address: str, node_address: str, randomize: str) -> None:
     """Have packets from a pod's address leave as the node's. Raises `KernelRefused`, and nothing has changed."""
     pod = ipaddress.ip_address(address)
-    wanted = _table(ipaddress.ip_address(node_address), _FLAGS.get(randomize, nft.NAT_FULLY_RANDOM))
+    wanted = _table(ipaddress.ip_address(node_address), randomize)
     steps = list(nft_tables.plan(wanted, nfnetlink.table(TABLE, [CHAIN], ipv6=wanted.ipv6)))
     if steps and steps[0].kind == nft_tables.NEWTABLE:
         steps.insert(1, _new_set(pod.version))
@@ -53,12 +51,13 @@ def is_there(address: str) -> bool:
     return nfnetlink.has(_element(GETSETELEM, 0, pod))
 
 
-def _table(node: Address, flags: int) -> NftTable:
-    rule = _rule(node, flags)
+def _table(node: Address, randomize: str) -> NftTable:
+    rule = _rule(node, randomize)
     return NftTable(TABLE, (NftChain(CHAIN, (rule,), Hook("nat", POSTROUTING, SOURCE_NAT)),), ipv6=node.version == 6)
 
 
-def _rule(node: Address, flags: int) -> NftRule:
+def _rule(node: Address, randomize: str) -> NftRule:
+    flags, words = SOURCE_PORTS.get(randomize, SOURCE_PORTS["prng"])
     multicast, is_v6 = MULTICAST[node.version], node.version == 6
     source, destination, length = (
         (nft.SOURCE_OFFSET_V6, nft.DESTINATION_OFFSET_V6, nft.ADDRESS_BYTES_V6)
@@ -67,7 +66,7 @@ def _rule(node: Address, flags: int) -> NftRule:
     )
     family = "ip6" if is_v6 else "ip"
     return NftRule(
-        f"{family} saddr @{SET} {family} daddr != {multicast} snat to {node}{_WORDS[flags]}",
+        f"{family} saddr @{SET} {family} daddr != {multicast} snat to {node}{words}",
         (
             nft.LoadHeader(nft.NETWORK_HEADER, source, length),
             nft.InSet(SET),
@@ -90,7 +89,9 @@ def _new_set(version: int) -> NftStep:
         (10, 1),
     )  # flags, type, length of a key, the set's number in the batch
     body = (
-        _text(1, TABLE) + _text(2, SET) + b"".join(attribute(kind, struct.pack(">I", value)) for kind, value in numbers)
+        text_attribute(1, TABLE)
+        + text_attribute(2, SET)
+        + b"".join(attribute(kind, struct.pack(">I", value)) for kind, value in numbers)
     )
     kind = f"ipv{version}_addr"
     return NftStep(NEWSET, nft_tables.CREATE, body, f"add set {_named(version)} {SET} {{ type {kind}; }}", version == 6)
@@ -101,12 +102,8 @@ def _element(kind: int, flags: int, pod: Address) -> NftStep:
     elements = attribute(3 | nft.NESTED, attribute(1 | nft.NESTED, key))
     verb = {NEWSETELEM: "add", DELSETELEM: "delete", GETSETELEM: "get"}[kind]
     text = f"{verb} element {_named(pod.version)} {SET} {{ {pod} }}"
-    return NftStep(kind, flags, _text(1, TABLE) + _text(2, SET) + elements, text, pod.version == 6)
+    return NftStep(kind, flags, text_attribute(1, TABLE) + text_attribute(2, SET) + elements, text, pod.version == 6)
 
 
 def _named(version: int) -> str:
     return f"{'ip6' if version == 6 else 'ip'} {TABLE}"
-
-
-def _text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")

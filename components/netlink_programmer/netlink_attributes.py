@@ -15,6 +15,11 @@ def attribute(kind: int, value: bytes) -> bytes:
     return HEAD.pack(len(value) + HEAD.size, kind) + value + b"\0" * (-len(value) % 4)
 
 
+def text_attribute(kind: int, value: str) -> bytes:
+    """Return one attribute that holds a C string."""
+    return attribute(kind, value.encode() + b"\0")
+
+
 def attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield (kind, value) of each attribute from a place on; a cut one ends it."""
     while at + HEAD.size <= len(data):

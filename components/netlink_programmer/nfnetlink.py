@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from vpccni.components.netlink_programmer import rtnl
-from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes
+from vpccni.components.netlink_programmer.netlink_attributes import attributes, text_attribute
 from vpccni.components.netlink_programmer.nft_tables import (
     GETCHAIN,
     GETRULE,
@@ -61,7 +61,7 @@ def table(name: str, chains: Iterable[str], *, ipv6: bool = False) -> NftTable |
     family = _family(ipv6=ipv6)
     with _Talk() as talk:
         found = [body for chain in chains if (body := talk.chain(family, name, chain)) is not None]
-        rules = talk.dump(GETRULE, family, _text(1, name), none_if=NOT_THERE)
+        rules = talk.dump(GETRULE, family, text_attribute(1, name), none_if=NOT_THERE)
     return read_table(name, found, rules)
 
 
@@ -134,7 +134,9 @@ class _Talk:
     def chain(self, family: int, table: str, chain: str) -> bytes | None:
         """Return what the kernel tells of one chain, None if it is not there."""
         self._asked += 1
-        self._socket.send(_message(GETCHAIN, 0, self._asked, family, _text(1, table) + _text(3, chain)))
+        self._socket.send(
+            _message(GETCHAIN, 0, self._asked, family, text_attribute(1, table) + text_attribute(3, chain))
+        )
         while True:
             for _, got, answered, payload in self._receive():
                 if answered != self._asked:
@@ -196,7 +198,3 @@ def _message(kind: int, flags: int, sequence: int, family: int, body: bytes, *, 
 def _code(payload: bytes) -> int:
     code: int = struct.unpack_from("=i", payload)[0]
     return -code
-
-
-def _text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")

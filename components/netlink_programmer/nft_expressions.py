@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes
+from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes, text_attribute
 
 NESTED: Final = 0x8000
 REGISTER: Final = 1
@@ -156,7 +156,7 @@ def encode(expressions: Iterable[Expression]) -> bytes:
 
 def _element(expression: Expression) -> bytes:
     name, data = _body(expression)
-    return attribute(1, name.encode() + b"\0") + attribute(2 | NESTED, data)
+    return text_attribute(1, name) + attribute(2 | NESTED, data)
 
 
 def _body(one: Expression) -> tuple[str, bytes]:
@@ -176,12 +176,12 @@ def _body(one: Expression) -> tuple[str, bytes]:
             return "cmp", _big(1, REGISTER) + _big(2, relation) + _value(3, value)
         case Verdict(code, chain):
             told = attribute(1, struct.pack(">i", code))
-            told += attribute(2, chain.encode() + b"\0") if chain else b""
+            told += text_attribute(2, chain) if chain else b""
             return "immediate", _big(1, VERDICT_REGISTER) + attribute(2 | NESTED, attribute(2 | NESTED, told))
         case Put(value):
             return "immediate", _big(1, REGISTER) + _value(2, value)
         case InSet(name):
-            return "lookup", attribute(1, name.encode() + b"\0") + _big(2, REGISTER)
+            return "lookup", text_attribute(1, name) + _big(2, REGISTER)
         case TranslateSource(flags, ipv6):
             head = _big(1, NAT_SOURCE) + _big(2, FAMILY_IPV6 if ipv6 else FAMILY_IPV4) + _big(3, REGISTER)
             return "nat", head + (_big(7, flags) if flags else b"")

@@ -23,7 +23,7 @@ MANGLE, FILTER, SOURCE_NAT = -150, 0, 100
 BRANCH_PREFIX: Final = "vlan"
 PORT_UNREACHABLE: Final = 3
 PORT_UNREACHABLE_V6: Final = 4
-_PORTS: Final = {
+SOURCE_PORTS: Final = {
     "prng": (nft.NAT_FULLY_RANDOM, " fully-random"),
     "hashrandom": (nft.NAT_RANDOM, " random"),
     "none": (0, ""),
@@ -49,7 +49,7 @@ def wanted_tables(facts: FirewallFacts) -> tuple[NftTable, ...]:
 
 
 def _snat(facts: FirewallFacts) -> NftRule:
-    flags, words = _PORTS[facts.randomize]
+    flags, words = SOURCE_PORTS[facts.randomize]
     return NftRule(
         f'oifname != "{BRANCH_PREFIX}*" fib daddr type != local snat to {facts.primary_address}{words}',
         (

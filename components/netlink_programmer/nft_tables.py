@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes
+from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes, text_attribute
 from vpccni.components.netlink_programmer.nft_expressions import NESTED, Expression, decode, encode, meaning
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
@@ -108,20 +108,22 @@ def _rules_of(table: NftTable, chain: NftChain) -> Sequence[NftStep]:
 
 
 def _new_table(table: NftTable) -> NftStep:
-    return NftStep(NEWTABLE, CREATE, _text(1, table.name), f"add table {table}", table.ipv6)
+    return NftStep(NEWTABLE, CREATE, text_attribute(1, table.name), f"add table {table}", table.ipv6)
 
 
 def _without(table: NftTable) -> NftStep:
-    return NftStep(DELTABLE, 0, _text(1, table.name), f"delete table {table}", table.ipv6)
+    return NftStep(DELTABLE, 0, text_attribute(1, table.name), f"delete table {table}", table.ipv6)
 
 
 def _new_chain(table: NftTable, chain: NftChain) -> NftStep:
-    body, text = _text(1, table.name) + _text(3, chain.name), f"add chain {table} {chain.name}"
+    body, text = text_attribute(1, table.name) + text_attribute(3, chain.name), f"add chain {table} {chain.name}"
     if chain.hook is not None:
         place = attribute(1, struct.pack(">I", chain.hook.number)) + attribute(
             2, struct.pack(">i", chain.hook.priority)
         )
-        body += attribute(4 | NESTED, place) + attribute(5, struct.pack(">I", ACCEPT)) + _text(7, chain.hook.kind)
+        body += (
+            attribute(4 | NESTED, place) + attribute(5, struct.pack(">I", ACCEPT)) + text_attribute(7, chain.hook.kind)
+        )
         text += f" {{ type {chain.hook.kind} hook {HOOKS[chain.hook.number]} priority {chain.hook.priority}; }}"
     return NftStep(NEWCHAIN, CREATE, body, text, table.ipv6)
 
@@ -130,18 +132,16 @@ HOOKS: Final = {0: "prerouting", 2: "forward", 4: "postrouting"}
 
 
 def _flush(table: NftTable, chain: NftChain) -> NftStep:
-    body = _text(1, table.name) + _text(2, chain.name)
+    body = text_attribute(1, table.name) + text_attribute(2, chain.name)
     return NftStep(DELRULE, 0, body, f"flush chain {table} {chain.name}", table.ipv6)
 
 
 def _new_rule(table: NftTable, chain: NftChain, rule: NftRule) -> NftStep:
-    body = _text(1, table.name) + _text(2, chain.name) + attribute(4 | NESTED, encode(rule.expressions))
+    body = (
+        text_attribute(1, table.name) + text_attribute(2, chain.name) + attribute(4 | NESTED, encode(rule.expressions))
+    )
     text = f"add rule {table} {chain.name} {rule.text}"
     return NftStep(NEWRULE, CREATE | APPEND, body, text, table.ipv6)
-
-
-def _text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
 
 
 # -- what the kernel tells

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes
+from vpccni.components.netlink_programmer.netlink_attributes import attribute, attributes, text_attribute
 from vpccni.shared.errors import KernelRefused
 
 NETLINK_ROUTE: Final = 0
@@ -98,7 +98,7 @@ class RouteSocket:
         return None if payload is None else dict(attributes(payload, IFINFO.size))[IFLA_OPERSTATE][0]
 
     def _link_named(self, name: str) -> bytes | None:
-        body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+        body = IFINFO.pack(0, 0, 0, 0, 0) + text_attribute(IFLA_IFNAME, name)
         return self.ask(RTM_GETLINK, body, on=name, none_if=(errno.ENODEV,))
 
     def ask(self, kind: int, body: bytes, *, on: str, none_if: Collection[int]) -> bytes | None:
@@ -195,9 +195,9 @@ def set_link(ifindex: int, *, alias: str | None = None, name: str | None = None,
     flags, change = (0, 0) if up is None else (int(up), 1)
     body = IFINFO.pack(0, 0, ifindex, flags, change)
     if alias is not None:
-        body += attribute(IFLA_IFALIAS, alias.encode() + b"\0")
+        body += text_attribute(IFLA_IFALIAS, alias)
     if name is not None:
-        body += attribute(IFLA_IFNAME, name.encode() + b"\0")
+        body += text_attribute(IFLA_IFNAME, name)
     if group is not None:
         body += attribute(IFLA_GROUP, struct.pack("=I", group))
     return HEADER.pack(HEADER.size + len(body), RTM_SETLINK, NLM_F_REQUEST, 0, 0) + body

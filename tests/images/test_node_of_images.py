@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,16 +92,7 @@ def test_pods_come_talk_survive_the_death_of_every_process_and_go(node: NodeUnde
     pods: list[Any] = [node.add(f"p{number}") for number in range(PODS)]
     assert all(reaches(pods[0], pod.address) for pod in pods[1:])
     for process in IMAGES:
-        before = status(node, process)
-        os.kill(before.pid, signal.SIGKILL)
-
-        def is_back(process: str = process, epoch: str = before.epoch) -> bool:
-            with contextlib.suppress(Exception):
-                now = status(node, process)
-                return now.epoch != epoch and now.state == "serving"
-            return False
-
-        until(is_back, f"{process} back and well", within_s=WITHIN_S)
+        node.kill_until_back(process, within_s=WITHIN_S)
     assert all(reaches(pod, INTERNET_ADDRESS) for pod in pods)
     for pod in pods:
         node.lab.delete_pod(pod.name)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from support.waiting import until
 
 from vpccni.lab.api import Lab
 from vpccni.lab.node import Node
 from vpccni.lab.pod import Pod
 from vpccni.shared.errors import VpccniError
 from vpccni.shared.messages.base import Message
-from vpccni.shared.messages.common import ArmKillPoint, EffectsRecorded, RecordEffects
+from vpccni.shared.messages.common import ArmKillPoint, EffectsRecorded, GetStatus, RecordEffects, Status
 from vpccni.shared.node_cli import ask_all
 
 T = TypeVar("T")
@@ -47,6 +49,20 @@ class NodeUnderTest:
 
     def add(self, name: str) -> Pod:
         return self.lab.add_pod(self.node.name, name)
+
+    def kill_until_back(self, process: str, *, within_s: float) -> None:
+        """Kill a process; return when its successor serves."""
+        before = self.ask(process, GetStatus())
+        assert isinstance(before, Status)
+        os.kill(before.pid, signal.SIGKILL)
+
+        def is_back() -> bool:
+            with contextlib.suppress(Exception):
+                now = self.ask(process, GetStatus())
+                return isinstance(now, Status) and now.epoch != before.epoch and now.state == "serving"
+            return False
+
+        until(is_back, f"{process} back and well", within_s=within_s)
 
     def story(self) -> str:
         """The last lines of the programmer and the allocator, for a failure's report."""

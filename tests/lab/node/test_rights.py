@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,15 +127,6 @@ def test_pods_on_two_enis_come_reach_each_other_and_go(node: NodeUnderTest) -> N
 def test_a_killed_process_comes_back_with_these_rights_and_takes_over(node: NodeUnderTest) -> None:
     pod: Any = node.add("kept")
     for process in rights():
-        before = status(node, process)
-        os.kill(before.pid, signal.SIGKILL)
-
-        def is_back(process: str = process, epoch: str = before.epoch) -> bool:
-            with contextlib.suppress(Exception):
-                now = status(node, process)
-                return now.epoch != epoch and now.state == "serving"
-            return False
-
-        until(is_back, f"{process} back and well", within_s=WITHIN_S)
+        node.kill_until_back(process, within_s=WITHIN_S)
     assert reaches(pod, INTERNET_ADDRESS)
     node.lab.delete_pod(pod.name)
